@@ -1,0 +1,136 @@
+"""Transport addresses (RFC 8489 §4): an IP address and a port, parsed, ordered and put into a scope.
+
+Knows nothing of sockets or packets.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+
+Address = IPv4Address | IPv6Address
+
+
+class Scope(StrEnum):
+    """How far an address is meaningful; what two ends must agree on before one can be reached from the other.
+
+    Documentation ranges count as global: a lab uses them in place of the internet.
+    """
+
+    UNSPECIFIED = "unspecified"
+    LOOPBACK = "loopback"
+    LINK_LOCAL = "link-local"
+    MULTICAST = "multicast"
+    PRIVATE = "private"  # RFC 1918, RFC 4193
+    SHARED = "shared"  # RFC 6598: between a carrier's NAT and its subscribers
+    GLOBAL = "global"
+
+
+_NETWORKS: tuple[tuple[Scope, IPv4Network | IPv6Network], ...] = (
+    (Scope.PRIVATE, IPv4Network("10.0.0.0/8")),
+    (Scope.PRIVATE, IPv4Network("172.16.0.0/12")),
+    (Scope.PRIVATE, IPv4Network("192.168.0.0/16")),
+    (Scope.PRIVATE, IPv6Network("fc00::/7")),
+    (Scope.SHARED, IPv4Network("100.64.0.0/10")),
+)
+
+
+def parse_address(text: str) -> Address:
+    """Return the address that ``text`` names, an IPv4-mapped IPv6 address as the IPv4 one it stands for.
+
+    Raises ValueError for anything that is not a literal address.
+    """
+    address = ip_address(text.partition("%")[0])
+    return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
+
+
+def scope_of(address: Address) -> Scope:
+    """Return the scope in which ``address`` can be reached."""
+    if address.is_unspecified:
+        return Scope.UNSPECIFIED
+    if address.is_loopback:
+        return Scope.LOOPBACK
+    if address.is_link_local:
+        return Scope.LINK_LOCAL
+    if address.is_multicast:
+        return Scope.MULTICAST
+    for scope, network in _NETWORKS:
+        if address.version == network.version and address in network:
+            return scope
+    return Scope.GLOBAL
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A transport address. Hashable; written and read as ``198.51.100.1:3478`` or ``[2001:db8::1]:3478``."""
+
+    address: Address
+    port: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 0xFFFF:
+            raise ValueError(f"port {self.port} is not between 0 and 65535")
+
+    @classmethod
+    def of(cls, address: str | Address, port: int) -> Endpoint:
+        """Return the endpoint at a literal address; raises ValueError if ``address`` or ``port`` is not one."""
+        return cls(parse_address(address) if isinstance(address, str) else address, port)
+
+    @classmethod
+    def parse(cls, text: str) -> Endpoint:
+        """Read what ``str()`` writes. Raises ValueError with the offending text."""
+        host, port = split_host_port(text)
+        if port is None:
+            raise ValueError(f"{text!r} has no port")
+        return cls.of(host, port)
+
+    @property
+    def version(self) -> int:
+        """4 or 6."""
+        return self.address.version
+
+    @property
+    def scope(self) -> Scope:
+        return scope_of(self.address)
+
+    @property
+    def sockaddr(self) -> tuple[str, int]:
+        """The pair that the socket module takes."""
+        return str(self.address), self.port
+
+    def with_port(self, port: int) -> Endpoint:
+        return Endpoint(self.address, port)
+
+    def __lt__(self, other: Endpoint) -> bool:
+        return self._order < other._order
+
+    @property
+    def _order(self) -> tuple[int, int, int]:
+        return self.version, int(self.address), self.port
+
+    def __str__(self) -> str:
+        return f"[{self.address}]:{self.port}" if self.version == 6 else f"{self.address}:{self.port}"
+
+
+def split_host_port(text: str) -> tuple[str, int | None]:
+    """Split ``host``, ``host:port``, ``[v6]``, ``[v6]:port`` or a bare IPv6 literal into a host and a port.
+
+    Raises ValueError where the port is no number between 1 and 65535 or a bracket is left open.
+    """
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{text!r} is not [address] or [address]:port")
+        port = rest[1:]
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    else:
+        host, port = text, ""
+    if not host:
+        raise ValueError(f"{text!r} names no host")
+    if not port:
+        return host, None
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 0xFFFF):
+        raise ValueError(f"{port!r} in {text!r} is no port number")
+    return host, int(port)
