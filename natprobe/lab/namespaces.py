@@ -1,0 +1,266 @@
+"""The lab in plain network namespaces: no daemon, no image, no root, a fraction of a second.
+
+All of it lives inside one *holder*: a process that is pid 1 of a PID namespace and owns the mount, network and (without
+root) user namespaces. It reads from a pipe whose other end this process holds. Whatever becomes of this process, by
+SIGKILL too, the pipe closes, the holder ends, and the kernel removes every process, interface and ruleset: there is no
+clean-up that could be forgotten.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from natprobe.errors import LabUnavailable
+from natprobe.lab.backend import READY, Lab
+from natprobe.lab.topology import Node, Role, Topology, compose_directory
+
+_PACKAGES = {
+    "unshare": "util-linux",
+    "nsenter": "util-linux",
+    "setpriv": "util-linux",
+    "ip": "iproute2",
+    "nft": "nftables",
+    "conntrack": "conntrack",
+}
+_FORBIDDEN_BY = {
+    "kernel.apparmor_restrict_unprivileged_userns": ("1", "0"),
+    "kernel.unprivileged_userns_clone": ("0", "1"),
+    "user.max_user_namespaces": ("0", "10000"),
+}
+"""Settings that forbid user namespaces: the value that does, and one that does not."""
+
+_START_TIMEOUT = 10.0
+# Where ip, nft and conntrack are, which is not in every user's PATH.
+_PATH = os.pathsep.join(dict.fromkeys([*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/sbin", "/sbin"]))
+_PYTHONPATH = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
+
+_WIRED = ("home.0", "wire.a")
+"""Between these two the wire is laid: the outer end of home's internet leg, and one that leads on to the bridge."""
+
+
+class NamespaceLab(Lab):
+    """The lab in network namespaces, rootless if need be.
+
+    With ``delay`` (seconds, each way) or ``loss`` (probability per packet, seeded) a wire is put into the internet leg
+    of gateway ``home``. A ``kept`` lab has no pipe: it lives until some process calls `close`. Raises LabUnavailable
+    where the machine cannot have the lab, with the package or the setting that is missing.
+    """
+
+    def __init__(self, *, delay: float = 0.0, loss: float = 0.0, seed: int = 1, kept: bool = False) -> None:
+        super().__init__()
+        _require_programs()
+        self.kept = kept
+        wire = ["--delay-ms", str(delay * 1000), "--loss", str(loss), "--seed", str(seed)] if delay or loss else None
+        script = "\n".join([*_script(self.topology, wire, kept=kept), ""])
+        with tempfile.TemporaryFile("w+") as errors:
+            self._process = subprocess.Popen(
+                _unshare(["sh"], kept=kept),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                start_new_session=True,  # Ctrl-C is for this process; the holder hears of it by the pipe
+                env=os.environ | {"PATH": _PATH},
+            )
+            try:
+                _write(self._process, script, close=kept)
+                self.holder = _await_ready(self._process, ready=3 if wire else 2)
+            except TimeoutError as error:
+                self._release()
+                errors.seek(0)
+                raise LabUnavailable(_diagnosis(f"{errors.read()} {error}")) from None
+            except BaseException:
+                self._release()
+                raise
+
+    @classmethod
+    def attach(cls, holder: int) -> Self:
+        """Return the kept lab whose holder is the process with this id."""
+        lab = cls.__new__(cls)
+        Lab.__init__(lab)
+        lab.kept, lab.holder = True, holder
+        return lab
+
+    def inside(self, node: str, argv: Sequence[str], *, lasting: bool = False) -> list[str]:
+        """Return the command: the same, lasting or not."""
+        del lasting
+        namespace = f"/proc/{self.holder}/root/run/netns/{node}"
+        user = [] if _is_root() else ["--user", "--preserve-credentials"]
+        return [
+            *("nsenter", f"--target={self.holder}", "--mount", "--pid", f"--net={namespace}", *user, "--"),
+            # What nsenter starts would survive it; and the working directory belongs to the mounts outside.
+            *("setpriv", "--pdeathsig", "TERM", "env", f"--chdir={Path.cwd()}"),
+            *_environment(self.topology.nodes[node]),
+            *_here(argv),
+        ]
+
+    def close(self) -> None:
+        """End the holder, and with it everything."""
+        if self.kept:
+            _kill(self.holder)
+        else:
+            self._release()
+
+    def _release(self) -> None:
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                pipe.close()
+        self._process.wait(_START_TIMEOUT)
+
+
+# --- starting and ending a holder -------------------------------------------------------------------------------------
+
+
+def _unshare(argv: Sequence[str], *, kept: bool) -> list[str]:
+    user = [] if _is_root() else ["--user", "--map-root-user"]
+    away = ["setsid", "--fork"] if kept else []
+    return [*away, "unshare", *user, "--mount", "--net", "--pid", "--fork", "--kill-child", *argv]
+
+
+def _write(process: subprocess.Popen[bytes], script: str, *, close: bool) -> None:
+    """Give the holder its script; what then stays open is the pipe on which it lives."""
+    assert process.stdin is not None
+    with suppress(BrokenPipeError):  # it has failed already, and said why
+        process.stdin.write(script.encode())
+        process.stdin.flush()
+        if close:
+            process.stdin.close()
+
+
+def _await_ready(process: subprocess.Popen[bytes], *, ready: int) -> int:
+    """Wait until the holder has said ``ready`` so often; return its process id. Raises TimeoutError if it will not."""
+    assert process.stdout is not None
+    said = b""
+    while said.count(b"ready\n") < ready:
+        if not select.select([process.stdout], [], [], _START_TIMEOUT)[0]:
+            raise TimeoutError("the lab does not come up")
+        chunk = os.read(process.stdout.fileno(), 4096)
+        said += chunk
+        if not chunk or b"failed\n" in said:
+            raise TimeoutError("the lab did not come up")
+    return int(said.split()[0])
+
+
+def _kill(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+            select.select([process], [], [], _START_TIMEOUT)
+        finally:
+            os.close(process)
+
+
+def _is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def _require_programs() -> None:
+    missing = [name for name in _PACKAGES if not shutil.which(name, path=_PATH)]
+    if missing:
+        packages = " ".join(sorted({_PACKAGES[name] for name in missing}))
+        raise LabUnavailable(f"the lab needs {', '.join(missing)}: apt install {packages}")
+
+
+def _diagnosis(errors: str) -> str:
+    if "unshare" in errors:
+        for setting, (forbids, allows) in _FORBIDDEN_BY.items():
+            file = Path("/proc/sys", *setting.split("."))
+            if file.exists() and file.read_text().strip() == forbids:
+                return f"this system forbids user namespaces: as root, sysctl -w {setting}={allows}"
+    return f"no lab in namespaces here: {' '.join(errors.split())}"
+
+
+# --- what the holder runs ---------------------------------------------------------------------------------------------
+
+
+def _here(argv: Sequence[str]) -> list[str]:
+    """Return ``argv`` with the programs of a lab node as this checkout or installation has them."""
+    programs = {
+        "natprobe": [sys.executable, "-m", "natprobe"],
+        "python": [sys.executable],
+        "node": ["sh", str(compose_directory() / "servers" / "node")],
+    }
+    return [*programs.get(argv[0], argv[:1]), *argv[1:]]
+
+
+def _environment(node: Node) -> list[str]:
+    variables = {"PATH": _PATH, "PYTHONPATH": _PYTHONPATH, **node.environment}
+    return [f"{name}={value}" for name, value in variables.items()]
+
+
+def _script(topology: Topology, wire: Sequence[str] | None, *, kept: bool) -> Iterator[str]:
+    """Yield the lines of the holder's shell script.
+
+    It prints its process id, then ``ready`` for each server and for itself, or ``failed``. The reflector takes longest
+    to start: its part is built first, the rest meanwhile.
+    """
+    yield f"""set -e
+        read -r holder rest </proc/self/stat  # still the /proc outside: the process id there
+        echo $holder
+        mount -t proc proc /proc
+        [ -d /run/netns ] || {{ mount -t tmpfs lab /run; mkdir /run/netns; }}
+        mount -t tmpfs lab /run/netns
+        serve() {{
+            "$@" 2>&1 </dev/null | while read -r line; do
+                echo "$line" >&2
+                case $line in {READY}*) echo ready ;; esac
+            done
+            echo failed
+        }}"""
+    first, rest = [topology.reflector], [node for node in topology.nodes.values() if node.role is not Role.REFLECTOR]
+    bridged = first[0].addresses
+    yield from _links(first, bridged, wired=False)
+    yield _settle(first[0])
+    yield f"serve {_in_namespace(first[0], ['node', *first[0].command])} &"
+    yield from _links(
+        rest, [network for network in topology.networks if network not in bridged], wired=wire is not None
+    )
+    if wire:
+        command = _here(["python", "-m", "natprobe.lab.wire", *wire, *_WIRED])
+        yield f"serve {shlex.join(['env', f'PYTHONPATH={_PYTHONPATH}', *command])} &"
+    # A namespace needs no process to stay: the command that keeps the container alive is left out.
+    yield from (f'{{ {_settle(node)}\n{_in_namespace(node, ["node", "true"])}; }} & jobs="$jobs $!"' for node in rest)
+    yield "for job in $jobs; do wait $job; done\necho ready"
+    yield "exec sleep infinity" if kept else "exec cat >/dev/null"
+
+
+def _links(nodes: Iterable[Node], networks: Iterable[str], *, wired: bool) -> Iterator[str]:
+    """Yield one run of ip(8) that makes bridges, namespaces, and a leg ``eth<n>`` for each network of a node."""
+    yield "ip -batch - <<END"
+    for network in networks:
+        yield f"link add name {network} up type bridge"
+    for node in nodes:
+        yield f"netns add {node.name}"
+        for number, network in enumerate(node.addresses):
+            outer = f"{node.name}.{number}"
+            yield f"link add name {outer} type veth peer name eth{number} netns {node.name}"
+            if wired and outer == _WIRED[0]:
+                yield f"link set {outer} up\nlink add name {_WIRED[1]} up type veth peer name wire.b"
+                outer = "wire.b"
+            yield f"link set {outer} up master {network}"
+    yield "END"
+
+
+def _settle(node: Node) -> str:
+    """Return the command that gives a node its settings and the addresses that Docker would give it."""
+    lines = [f"echo {value} >/proc/sys/{key.replace('.', '/')}" for key, value in node.sysctls.items()]
+    lines += ["ip -batch - <<END", "link set lo up"]
+    for number, address in enumerate(node.addresses.values()):
+        lines += [f"address add {address}/24 dev eth{number}", f"link set eth{number} up"]
+    return f"nsenter --net=/run/netns/{node.name} sh -euc {shlex.quote(chr(10).join([*lines, 'END']))}"
+
+
+def _in_namespace(node: Node, argv: Sequence[str]) -> str:
+    return shlex.join(["nsenter", f"--net=/run/netns/{node.name}", "env", *_environment(node), *_here(argv)])

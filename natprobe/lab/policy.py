@@ -1,0 +1,233 @@
+"""How a NAT of the lab shall behave, in the words in which a report says how a NAT behaved, and what follows from it.
+
+A policy is data: it becomes packets in `natprobe.lab.nftables` and in the in-memory NAT. Knows no kernel and no
+socket. A policy carries its own expected report, so that the whole of natprobe is tested by one comparison.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from enum import StrEnum
+from functools import reduce
+from operator import or_
+from typing import Any, get_type_hints
+
+from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Protocol, Treatment
+
+PROTOCOL_NAMES = tuple(str(protocol) for protocol in Protocol)
+
+
+@dataclass(frozen=True, slots=True)
+class ProtocolPolicy:
+    """What a NAT does to one protocol. The first four fields are named as in the report's profile."""
+
+    mapping: Dependence = Dependence.ENDPOINT_INDEPENDENT
+    filtering: Dependence = Dependence.ADDRESS_AND_PORT_DEPENDENT
+    port_assignment: PortAssignment = PortAssignment.SEQUENTIAL
+    port_reuse: PortReuse = PortReuse.EXCLUSIVE
+    unsolicited: Treatment = Treatment.DROPPED
+    """What a packet from outside gets that belongs to no mapping, or that the filter refuses."""
+    outbound: Treatment = Treatment.ACCEPTED
+    """What the protocol gets on its way out: anything but ACCEPTED blocks it."""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ProtocolPolicy:
+        """Read an object of field names and words. Raises ValueError with the key or the word that is none."""
+        kinds = {name: kind for name, kind in get_type_hints(cls).items() if name in _FIELDS}
+        _refuse_unknown(data, kinds)
+        return cls(**{name: _word(kinds[name], name, value) for name, value in data.items()})
+
+
+_FIELDS = tuple(field.name for field in fields(ProtocolPolicy))
+
+
+@dataclass(frozen=True, slots=True)
+class NatPolicy:
+    """What a gateway does. Without translation it is a router (filtering endpoint-independent) or a firewall."""
+
+    udp: ProtocolPolicy = ProtocolPolicy()
+    tcp: ProtocolPolicy = ProtocolPolicy()
+    translated: bool = True
+
+    @classmethod
+    def alike(cls, policy: ProtocolPolicy, *, translated: bool = True) -> NatPolicy:
+        """Return the policy that treats both protocols the same."""
+        return cls(policy, policy, translated)
+
+    @classmethod
+    def from_json(cls, data: Any) -> NatPolicy:
+        """Read what `to_json` returns, or one flat object for both protocols alike; whatever is left out is the default.
+
+        Raises ValueError with the key or the value that is wrong.
+        """
+        if not isinstance(data, Mapping):
+            raise ValueError(f"a policy is an object, not {data!r}")
+        rest = dict(data)
+        translated = rest.pop("translated", True)
+        if not isinstance(translated, bool):
+            raise ValueError(f"translated is true or false, not {translated!r}")
+        if not rest.keys() & set(PROTOCOL_NAMES):
+            return cls.alike(ProtocolPolicy.from_json(rest), translated=translated)
+        _refuse_unknown(rest, PROTOCOL_NAMES)
+        return cls(*(ProtocolPolicy.from_json(rest.get(name, {})) for name in PROTOCOL_NAMES), translated)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the policy in full, as JSON types."""
+        return asdict(self)
+
+    def of(self, protocol: Protocol) -> ProtocolPolicy:
+        return self.udp if protocol is Protocol.UDP else self.tcp
+
+
+def _refuse_unknown(data: Any, known: Mapping[str, Any] | tuple[str, ...]) -> None:
+    if not isinstance(data, Mapping):
+        raise ValueError(f"{data!r} should be an object with some of {', '.join(known)}")
+    if unknown := [key for key in data if key not in known]:
+        raise ValueError(f"a policy has no {', '.join(map(repr, unknown))}: it has {', '.join(known)}")
+
+
+def _word(kind: type[StrEnum], name: str, value: object) -> StrEnum:
+    if value not in list(kind):
+        raise ValueError(f"{name} is one of {', '.join(kind)}, not {value!r}")
+    return kind(value)
+
+
+def parse_policy(text: str) -> NatPolicy:
+    """Return the policy that ``text`` names, or spells out as JSON. Raises ValueError, saying what is wrong."""
+    if text in PRESETS:
+        return PRESETS[text]
+    if not text.lstrip().startswith("{"):
+        raise ValueError(f"no policy is called {text!r}: give a JSON object or one of {', '.join(PRESETS)}")
+    try:
+        return NatPolicy.from_json(json.loads(text))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the policy is no JSON: {error}") from error
+
+
+# --- presets ----------------------------------------------------------------------------------------------------------
+
+_DEPENDENCES = {
+    "ei": Dependence.ENDPOINT_INDEPENDENT,
+    "ad": Dependence.ADDRESS_DEPENDENT,
+    "apd": Dependence.ADDRESS_AND_PORT_DEPENDENT,
+}
+
+_PLAIN = ProtocolPolicy(port_assignment=PortAssignment.PRESERVING, port_reuse=PortReuse.PER_DESTINATION)
+_RANDOM = replace(_PLAIN, mapping=Dependence.ADDRESS_AND_PORT_DEPENDENT, port_assignment=PortAssignment.RANDOM)
+_OPEN = ProtocolPolicy(filtering=Dependence.ENDPOINT_INDEPENDENT, unsolicited=Treatment.ACCEPTED)
+
+PRESETS: Mapping[str, NatPolicy] = {
+    "none": NatPolicy.alike(_OPEN, translated=False),
+    "firewall": NatPolicy.alike(ProtocolPolicy(), translated=False),
+    "udp-blocked": NatPolicy(replace(_PLAIN, outbound=Treatment.DROPPED), _PLAIN),
+    "udp-rejected": NatPolicy(replace(_PLAIN, outbound=Treatment.ICMP), _PLAIN),
+    **{
+        f"{m}m-{f}f": NatPolicy.alike(ProtocolPolicy(mapping, filtering))
+        for m, mapping in _DEPENDENCES.items()
+        for f, filtering in _DEPENDENCES.items()
+    },
+    "linux-masquerade": NatPolicy.alike(_PLAIN),
+    "linux-masquerade-accept": NatPolicy.alike(replace(_PLAIN, unsolicited=Treatment.ACCEPTED)),
+    "linux-masquerade-drop": NatPolicy.alike(_PLAIN),
+    "linux-masquerade-reject": NatPolicy.alike(replace(_PLAIN, unsolicited=Treatment.RESET)),
+    "linux-fully-random": NatPolicy.alike(_RANDOM),
+}
+"""Every policy that has a name. ``eim-apdf`` reads: endpoint-independent mapping, address-and-port-dependent filter."""
+
+
+# --- two gateways in series -------------------------------------------------------------------------------------------
+
+# As sets of what is looked at, the dependences form a lattice: the join of two is the union of their sets.
+LOOKS_AT: Mapping[Dependence, frozenset[str]] = {
+    Dependence.ENDPOINT_INDEPENDENT: frozenset(),
+    Dependence.ADDRESS_DEPENDENT: frozenset({"address"}),
+    Dependence.PORT_DEPENDENT: frozenset({"port"}),
+    Dependence.ADDRESS_AND_PORT_DEPENDENT: frozenset({"address", "port"}),
+    Dependence.CONNECTION_DEPENDENT: frozenset({"address", "port", "connection"}),
+}
+_DEPENDENCE_ON = {looks_at: dependence for dependence, looks_at in LOOKS_AT.items()}
+
+
+def join(*dependences: Dependence) -> Dependence:
+    """Return the least dependence that looks at all that any of these looks at."""
+    return _DEPENDENCE_ON[reduce(or_, (LOOKS_AT[dependence] for dependence in dependences))]
+
+
+def compose(inner: NatPolicy, outer: NatPolicy) -> NatPolicy:
+    """Return what two gateways in series look like from inside: the weaker link wins each axis."""
+    return NatPolicy(
+        *(_compose(inner, outer, protocol) for protocol in Protocol), translated=inner.translated or outer.translated
+    )
+
+
+def _compose(inner: NatPolicy, outer: NatPolicy, protocol: Protocol) -> ProtocolPolicy:
+    near, far = inner.of(protocol), outer.of(protocol)
+    # The outermost translator chooses the port that is seen; one that preserves shows the choice of the inner one.
+    chooses = near if far.port_assignment is PortAssignment.PRESERVING or not outer.translated else far
+    return ProtocolPolicy(
+        mapping=join(_mapping(inner, protocol), _mapping(outer, protocol)),
+        filtering=join(near.filtering, far.filtering),
+        port_assignment=chooses.port_assignment if inner.translated else far.port_assignment,
+        port_reuse=far.port_reuse if outer.translated else near.port_reuse,
+        unsolicited=far.unsolicited
+        if far.unsolicited is not Treatment.ACCEPTED or outer.translated
+        else near.unsolicited,
+        outbound=far.outbound if near.outbound is Treatment.ACCEPTED else near.outbound,
+    )
+
+
+def _mapping(policy: NatPolicy, protocol: Protocol) -> Dependence:
+    return policy.of(protocol).mapping if policy.translated else Dependence.ENDPOINT_INDEPENDENT
+
+
+# --- what a report must say -------------------------------------------------------------------------------------------
+
+
+def expected(policy: NatPolicy) -> dict[str, dict[str, bool | str]]:
+    """Return per protocol the verdicts that a report on this NAT must give, by the report's keys.
+
+    A protocol that is blocked on the way out has one verdict, that it is not reachable.
+    """
+    return {str(protocol): _expected(policy, protocol) for protocol in Protocol}
+
+
+def _expected(policy: NatPolicy, protocol: Protocol) -> dict[str, bool | str]:
+    if policy.of(protocol).outbound is not Treatment.ACCEPTED:
+        return {"reachable": False}
+    return {
+        "reachable": True,
+        "translated": policy.translated,
+        "mapping": str(_mapping(policy, protocol)),
+        "filtering": str(policy.of(protocol).filtering),
+    }
+
+
+def differences(policy: NatPolicy, report: Mapping[str, Any]) -> list[str]:
+    """Return one line for each verdict of a report's JSON that is not what the policy makes; none if all agree.
+
+    A protocol that was not probed (null in the report) is not compared.
+    """
+    family = report.get("ipv4") or {}
+    if not any(family.get(name) for name in PROTOCOL_NAMES):
+        return ["the report has no ipv4 profile"]
+    return [
+        f"{name} {key}: expected {_say(value)}, but {_verdict(profile.get(key))}"
+        for name, verdicts in expected(policy).items()
+        if (profile := family.get(name))
+        for key, value in verdicts.items()
+        if (profile.get(key) or {}).get("value") != value
+    ]
+
+
+def _say(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _verdict(verdict: Mapping[str, Any] | None) -> str:
+    if verdict is None:
+        return "the report has no such verdict"
+    if verdict.get("value") is None:
+        return f"not determined: {verdict.get('reason')}"
+    return f"the report says {_say(verdict['value'])}: {verdict.get('reason')}"
