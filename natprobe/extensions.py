@@ -133,7 +133,8 @@ def filler_attribute(size: int) -> Attribute:
 
 
 def reply_from_attribute(replies: Iterable[PlannedReply]) -> Attribute:
-    packed = (struct.pack("!BxH", reply.source, round(reply.delay / _DELAY_UNIT)) for reply in replies)
+    """Raises ValueError, like every writer here, for what its bytes cannot hold."""
+    packed = (_pack("!BxH", reply.source, round(reply.delay / _DELAY_UNIT)) for reply in replies)
     return Attribute(Extension.REPLY_FROM, b"".join(packed))
 
 
@@ -143,7 +144,7 @@ def read_reply_from(value: bytes) -> tuple[PlannedReply, ...]:
 
 
 def reply_number_attribute(number: ReplyNumber) -> Attribute:
-    return Attribute(Extension.REPLY_NUMBER, struct.pack("!BBBx", number.source, number.index, number.total))
+    return Attribute(Extension.REPLY_NUMBER, _pack("!BBBx", number.source, number.index, number.total))
 
 
 def read_reply_number(value: bytes) -> ReplyNumber:
@@ -167,10 +168,9 @@ def read_site(value: bytes) -> Site:
 
 
 def connect_back_attribute(plan: DialPlan) -> Attribute:
-    head = struct.pack("!HH", round(plan.spacing * 1000), round(plan.patience * 1000))
-    return Attribute(
-        Extension.CONNECT_BACK, head + b"".join(struct.pack("!BBxx", d.source, d.attempts) for d in plan.dials)
-    )
+    head = _pack("!HH", round(plan.spacing * 1000), round(plan.patience * 1000))
+    dials = (_pack("!BBxx", dial.source, dial.attempts) for dial in plan.dials)
+    return Attribute(Extension.CONNECT_BACK, head + b"".join(dials))
 
 
 def read_connect_back(value: bytes) -> DialPlan:
@@ -180,7 +180,7 @@ def read_connect_back(value: bytes) -> DialPlan:
 
 
 def connect_back_result_attribute(results: Iterable[DialResult]) -> Attribute:
-    packed = (struct.pack("!BBBx", r.source, r.outcome, r.attempts) for r in results)
+    packed = (_pack("!BBBx", r.source, r.outcome, r.attempts) for r in results)
     return Attribute(Extension.CONNECT_BACK_RESULT, b"".join(packed))
 
 
@@ -190,7 +190,7 @@ def read_connect_back_result(value: bytes) -> tuple[DialResult, ...]:
 
 
 def received_attribute(ttl: int, tos: int) -> Attribute:
-    return Attribute(Extension.RECEIVED, struct.pack("!BBxx", ttl, tos))
+    return Attribute(Extension.RECEIVED, _pack("!BBxx", ttl, tos))
 
 
 def read_received(value: bytes) -> tuple[int, int]:
@@ -204,11 +204,18 @@ def group_attribute(tag: bytes) -> Attribute:
 
 
 def group_size_attribute(size: int) -> Attribute:
-    return Attribute(Extension.GROUP, struct.pack("!I", size))
+    return Attribute(Extension.GROUP, _pack("!I", size))
 
 
 def read_group_size(value: bytes) -> int:
     return _record("!I", value)[0]
+
+
+def _pack(form: str, *values: int) -> bytes:
+    try:
+        return struct.pack(form, *values)
+    except struct.error as wrong:
+        raise ValueError(f"{values} cannot be written: {wrong}") from None
 
 
 def _pack_role(source: Source, endpoint: Endpoint) -> bytes:

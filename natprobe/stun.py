@@ -240,8 +240,9 @@ def unknown_attribute(types: Iterable[int]) -> Attribute:
 
 
 def _xor(value: bytes, transaction_id: bytes) -> bytes:
-    mask = b"\0\0" + MAGIC_COOKIE.to_bytes(4, "big")[:2] + (MAGIC_COOKIE.to_bytes(4, "big") + transaction_id)[:16]
-    return bytes(a ^ b for a, b in zip(value, mask, strict=False))
+    cookie = MAGIC_COOKIE.to_bytes(4, "big")
+    mask = b"\0\0" + cookie[:2] + (cookie + transaction_id)[:16]
+    return bytes(a ^ b for a, b in zip(value, mask.ljust(len(value), b"\0"), strict=False))
 
 
 def _pack_type(method: int, class_: Class) -> int:
