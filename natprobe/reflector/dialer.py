@@ -58,17 +58,20 @@ class Dialer:
     ) -> DialResult:
         """Make the attempts of one source, until one shows what becomes of all."""
         outcomes, made = [DialOutcome.NOT_DIALLED], 0
+        # From one port, two connections to one target cannot be told apart: there the attempts take turns.
+        turns = asyncio.Semaphore(1 if origin and origin.port else AT_ONCE)
 
         async def attempt(number: int) -> DialOutcome:
             nonlocal made
             await asyncio.sleep(number * plan.spacing)
-            with self._dialling(origin, target) as dialling:
-                if dialling is None:
-                    return DialOutcome.NOT_DIALLED
-                made += 1
-                outcome = await _outcome(dialling, target, plan.patience, token)
-                made -= outcome is DialOutcome.NOT_DIALLED
-                return outcome
+            async with turns:
+                with self._dialling(origin, target) as dialling:
+                    if dialling is None:
+                        return DialOutcome.NOT_DIALLED
+                    made += 1
+                    outcome = await _outcome(dialling, target, plan.patience, token)
+                    made -= outcome is DialOutcome.NOT_DIALLED
+                    return outcome
 
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(attempt(number)) for number in range(dial.attempts if origin else 0)]

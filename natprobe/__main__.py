@@ -1,0 +1,5 @@
+"""``python -m natprobe``: the command line."""
+
+from natprobe.cli import main
+
+main()

@@ -1,0 +1,49 @@
+"""From facts to verdicts: pure functions, the same for a run of this minute and for a report of years ago."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from natprobe.behaviour import Dependence, Protocol, Verdict
+from natprobe.endpoint import Endpoint
+from natprobe.inference.concurrency import Concurrent, judge_concurrency
+from natprobe.inference.facts import Facts
+from natprobe.inference.filtering import judge_filtering
+from natprobe.inference.mapping import judge_mapping
+from natprobe.inference.reachability import judge_external, judge_reachability, judge_translation
+from natprobe.observation import Observation
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """How the path treats one protocol of one IP version. The names are the keys of the report's JSON."""
+
+    reachable: Verdict[bool]
+    translated: Verdict[bool]
+    external: Verdict[tuple[Endpoint, ...]]
+    mapping: Verdict[Dependence]
+    filtering: Verdict[Dependence]
+    concurrent: Verdict[Concurrent] | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether every core verdict is determined; a protocol that does not get through needs no others."""
+        if not self.reachable.determined:
+            return False
+        return not self.reachable.value or (self.mapping.determined and self.filtering.determined)
+
+
+def conclude(observations: Sequence[Observation], protocol: Protocol, version: int) -> Profile | None:
+    """Return what the observations say of a protocol over an IP version; None where nothing was asked over it."""
+    facts = Facts(observations, protocol, version)
+    if not facts.asked:
+        return None
+    return Profile(
+        reachable=judge_reachability(facts),
+        translated=judge_translation(facts),
+        external=judge_external(facts),
+        mapping=judge_mapping(facts),
+        filtering=judge_filtering(facts),
+        concurrent=judge_concurrency(facts) if protocol is Protocol.TCP else None,
+    )

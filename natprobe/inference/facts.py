@@ -1,0 +1,88 @@
+"""The observations of one protocol and IP version, found by kind, each with its index: what verdicts cite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+from natprobe.behaviour import Protocol
+from natprobe.endpoint import Endpoint
+from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Purpose, Volley
+from natprobe.server import Server, describe
+
+T = TypeVar("T", Exchange, Volley, ConnectBack, Hold)
+Cited = tuple[int, T]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """A view of a run's observations."""
+
+    observations: Sequence[Observation]
+    protocol: Protocol
+    version: int
+
+    def _of(self, kind: type[T]) -> list[Cited[T]]:
+        return [
+            (index, fact)
+            for index, fact in enumerate(self.observations)
+            if isinstance(fact, kind) and fact.local.version == self.version
+        ]
+
+    @cached_property
+    def exchanges(self) -> list[Cited[Exchange]]:
+        """The exchanges over this protocol."""
+        return [cited for cited in self._of(Exchange) if cited[1].protocol is self.protocol]
+
+    @cached_property
+    def elsewhere(self) -> list[Cited[Exchange]]:
+        """The exchanges over the other protocol."""
+        return [cited for cited in self._of(Exchange) if cited[1].protocol is not self.protocol]
+
+    @cached_property
+    def volleys(self) -> list[Cited[Volley]]:
+        return self._of(Volley) if self.protocol is Protocol.UDP else []
+
+    @cached_property
+    def connect_backs(self) -> list[Cited[ConnectBack]]:
+        return self._of(ConnectBack) if self.protocol is Protocol.TCP else []
+
+    @cached_property
+    def holds(self) -> list[Cited[Hold]]:
+        return self._of(Hold) if self.protocol is Protocol.TCP else []
+
+    @property
+    def asked(self) -> list[Cited[Exchange]]:
+        """The exchanges that were made to learn of this protocol; a mere control for the other one is not."""
+        return [cited for cited in self.exchanges if cited[1].purpose is not Purpose.CONTROL]
+
+    def purpose(self, *purposes: Purpose) -> list[Cited[Exchange]]:
+        return [cited for cited in self.exchanges if cited[1].purpose in purposes]
+
+    @property
+    def answered(self) -> list[Cited[Exchange]]:
+        return [cited for cited in self.exchanges if cited[1].answered]
+
+    def server(self, contacted: Endpoint) -> Server | None:
+        """Return what the server contacted at this endpoint said of itself, over this protocol."""
+        hellos = (e for _, e in self.purpose(Purpose.HELLO) if e.answered and e.remote == contacted)
+        return next((describe(hello) for hello in hellos), None)
+
+    @property
+    def servers(self) -> list[Server]:
+        """The servers that answered a first request, in the order in which they did."""
+        found = dict.fromkeys(e.remote for _, e in self.purpose(Purpose.HELLO) if e.answered)
+        return [server for remote in found if (server := self.server(remote))]
+
+
+def indexes(cited: Iterable[tuple[int, object]]) -> tuple[int, ...]:
+    """Return the indexes alone, as evidence."""
+    return tuple(index for index, _ in cited)
+
+
+def listing(items: Iterable[object]) -> str:
+    """Return items as prose: "a, b and c"."""
+    words = [str(item) for item in items]
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,168 @@
+"""From whom packets come in through a mapping (RFC 4787 §5, RFC 5382 §4.3).
+
+A sender that was heard is a fact. One that was not heard counts as filtered only if its silence is improbable on an
+open path (``silence``), and only from a server that has shown that it can send from there; otherwise it says nothing.
+What is left groups the senders, as for mappings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
+from natprobe.endpoint import Endpoint
+from natprobe.inference.candidates import explaining_filter
+from natprobe.inference.facts import Facts, indexes, listing
+from natprobe.observation import ConnectBack, Dialled, Exchange, Outcome, Purpose, Volley
+from natprobe.server import Kind, Server
+from natprobe.silence import CONVINCING, SUGGESTIVE, tally
+
+ENOUGH_DIALS = 3
+"""SYNs from one source that must go unanswered. Each verdict needs two such sources, or one that is tried far oftener:
+on a path that loses one SYN in ten, a millionth."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is known of one sender: whether it came in (None: unknown), how surely, and why."""
+
+    passed: bool | None
+    certain: bool
+    why: str
+
+
+_HEARD = Finding(True, True, "came in")
+
+
+def judge_filtering(facts: Facts) -> Verdict[Dependence]:
+    """Return on what it depends whether a packet from outside comes in through a mapping."""
+    tests = facts.volleys or facts.connect_backs
+    findings = _udp_findings(facts) if facts.volleys else _tcp_findings(facts)
+    evidence = indexes(tests) + indexes(facts.purpose(Purpose.PROOF))
+    if not findings:
+        return not_determined(_why_nothing(facts), evidence)
+    return _judge(tests[0][1].remote, findings, evidence)
+
+
+def _judge(contacted: Endpoint, findings: Mapping[Endpoint, Finding], evidence: tuple[int, ...]) -> Verdict[Dependence]:
+    passed = {sender: finding.passed for sender, finding in findings.items() if finding.passed is not None}
+    unknown = _told(findings, None)
+    if not passed:
+        return not_determined(unknown, evidence)
+    seen = "; ".join(filter(None, (_told(findings, True), _told(findings, False))))
+    explaining = explaining_filter(contacted, passed)
+    if not explaining:
+        return not_determined(f"{seen}: a filter kept per host, or a sender that is down", evidence)
+    if len(explaining) > 1:
+        reason = f"cannot tell {listing(explaining)} apart: {seen}"
+        return not_determined(f"{reason}; {unknown}" if unknown else reason, evidence)
+    certain = all(finding.certain for finding in findings.values() if finding.passed is not None)
+    certainty = Certainty.CONFIRMED if certain else Certainty.LIKELY
+    return Verdict(explaining[0], certainty, f"after sending to {contacted} alone, {seen}", evidence)
+
+
+def _told(findings: Mapping[Endpoint, Finding], passed: bool | None) -> str:
+    """Return the senders with this finding in words, those with the same reason together."""
+    reasons: dict[str, list[str]] = {}
+    for sender, finding in findings.items():
+        if finding.passed is passed:
+            reasons.setdefault(finding.why, []).append(_named(sender))
+    return "; ".join(f"{listing(senders)} {why}" for why, senders in reasons.items())
+
+
+def _named(sender: Endpoint) -> str:
+    return str(sender) if sender.port else f"another port of {sender.address}"
+
+
+def _why_nothing(facts: Facts) -> str:
+    if not facts.servers:
+        return f"no server was reached over {facts.protocol.upper()}"
+    if facts.protocol is Protocol.TCP:
+        return "no server that answered can connect back (STUN has no such request; a natprobe reflector has)"
+    return "; ".join(f"{server.contacted} cannot test it: {server.fault}" for server in facts.servers)
+
+
+# --- UDP: volleys -----------------------------------------------------------------------------------------------------
+
+
+def _udp_findings(facts: Facts) -> dict[Endpoint, Finding]:
+    volleys = [volley for _, volley in facts.volleys]
+    server = facts.server(volleys[0].remote)
+    senders = dict.fromkeys(sender for volley in volleys for sender in volley.asked if sender != volley.remote)
+    return {sender: _heard_or_not(facts, server, volleys, sender) for sender in senders}
+
+
+def _heard_or_not(facts: Facts, server: Server | None, volleys: list[Volley], sender: Endpoint) -> Finding:
+    counted = tally(volleys, sender)
+    if counted.heard:
+        return _HEARD
+    refusal = _refusal(volleys, sender)
+    if refusal:
+        return Finding(None, False, refusal)
+    told = f"({counted.rounds} times asked, {counted.controls} controls back)"
+    if counted.chance > SUGGESTIVE:
+        return Finding(None, False, f"was silent {told}, too few to tell a filter from loss")
+    missing = _missing_proof(facts, server, sender)
+    if missing:
+        return Finding(None, False, f"was silent {told}, but {missing}")
+    return Finding(False, counted.chance <= CONVINCING, f"did not come in {told}")
+
+
+def _refusal(volleys: list[Volley], sender: Endpoint) -> str | None:
+    """Return how the server answered in place of the sender, if it did."""
+    for volley in volleys:
+        for arrival in volley.arrivals:
+            if arrival.asked == sender and arrival.error is not None:
+                return f"was not used: the server refuses to change its source (error {arrival.error})"
+            if arrival.asked == sender and arrival.source != sender:
+                return f"was not used: the server answers from {arrival.source} whatever it is asked"
+    return None
+
+
+def _missing_proof(facts: Facts, server: Server | None, sender: Endpoint) -> str | None:
+    """Return why the silence of a sender does not count, or None: the server has shown that it sends from there."""
+    if server is None or server.kind is not Kind.NATPROBE:
+        proofs = [e for _, e in facts.purpose(Purpose.PROOF) if e.answer_from == sender]
+        if any(proof.answered for proof in proofs):
+            return None
+        return "the server has not shown that it can send from there" + _what_it_did(proofs)
+    alternates = {endpoint.address for endpoint in server.listens} - {server.contacted.address}
+    alive = {exchange.remote.address for _, exchange in facts.answered}
+    if sender.address == server.contacted.address or alternates & alive:
+        return None
+    return f"the reflector's other address {listing(alternates)} did not answer either"
+
+
+def _what_it_did(proofs: list[Exchange]) -> str:
+    for proof in proofs:
+        if proof.outcome is Outcome.ERROR:
+            return f" (error {proof.error})"
+        if proof.outcome is Outcome.MISPLACED:
+            return f" (it answered from {proof.source})"
+    return ""
+
+
+# --- TCP: connect-backs -----------------------------------------------------------------------------------------------
+
+
+def _tcp_findings(facts: Facts) -> dict[Endpoint, Finding]:
+    return {dialled.source: _dialled(dialled) for _, dialled in facts.connect_backs}
+
+
+def _dialled(dialled: ConnectBack) -> Finding:
+    if dialled.outcome is not Dialled.SILENT:
+        return _DIALLED[dialled.outcome]
+    tried = f"({dialled.attempts} times tried)"
+    if dialled.attempts < ENOUGH_DIALS:
+        return Finding(None, False, f"was silent {tried}, too few to tell a filter from loss")
+    return Finding(False, True, f"did not come in {tried}")
+
+
+_DIALLED = {
+    Dialled.ACCEPTED: _HEARD,
+    Dialled.REFUSED: Finding(False, True, "was refused (reset)"),
+    Dialled.UNREACHABLE: Finding(False, True, "was refused (ICMP)"),
+    Dialled.INTERCEPTED: Finding(None, False, "reached something that accepts connections in this host's place"),
+    Dialled.NOT_DIALLED: Finding(None, False, "was not used: the reflector could not dial from there"),
+}

@@ -1,0 +1,94 @@
+"""On what of the destination the mapping depends (RFC 4787 §4.1, RFC 5382 §4.1).
+
+One socket asks several endpoints what they see; how the mapped endpoints group is compared with how each dependence
+would group them. A NAT that keeps the local port wherever it is free shows the same picture whatever its mapping
+depends on, so that alone is never more than likely.
+"""
+
+from __future__ import annotations
+
+from natprobe.behaviour import Certainty, Dependence, Verdict, not_determined
+from natprobe.endpoint import Endpoint
+from natprobe.inference.candidates import explaining_mapping
+from natprobe.inference.facts import Cited, Facts, indexes, listing
+from natprobe.observation import Exchange, Purpose
+
+_INDEPENDENT = Dependence.ENDPOINT_INDEPENDENT
+
+
+def judge_mapping(facts: Facts) -> Verdict[Dependence]:
+    """Return on what the external endpoint depends, of the destinations that one local port was used for."""
+    asked = facts.purpose(Purpose.MAPPING)
+    seen = [(index, exchange) for index, exchange in asked if exchange.answered and exchange.mapped]
+    if not seen:
+        return not_determined(_why_nothing(facts, asked), indexes(asked))
+    mapped: dict[Endpoint, Endpoint] = {}
+    for _, exchange in seen:
+        assert exchange.mapped is not None
+        if mapped.setdefault(exchange.remote, exchange.mapped) != exchange.mapped:
+            return not_determined(
+                f"the mapping towards {exchange.remote} moved from {mapped[exchange.remote]} to {exchange.mapped} "
+                "while it was being tested: something on the way, or a neighbour on the same port, changed it",
+                indexes(seen),
+            )
+    return _judge(facts, seen, mapped)
+
+
+def _judge(facts: Facts, seen: list[Cited[Exchange]], mapped: dict[Endpoint, Endpoint]) -> Verdict[Dependence]:
+    local = seen[0][1].local
+    evidence = indexes(seen)
+    explaining = explaining_mapping(mapped)
+    if len(mapped) > 1 and set(mapped.values()) == {local}:
+        return Verdict(_INDEPENDENT, Certainty.CONFIRMED, f"no NAT: {_everywhere(mapped)} see {local} itself", evidence)
+    if explaining == [Dependence.ENDPOINT_INDEPENDENT]:
+        return _independent(local, mapped, evidence)
+    if len(explaining) == 1:
+        return Verdict(explaining[0], Certainty.CONFIRMED, _spread(mapped), evidence)
+    if not explaining:
+        return not_determined(f"no dependence on the destination explains this: {_spread(mapped)}", evidence)
+    if explaining == [Dependence.ENDPOINT_INDEPENDENT, Dependence.PORT_DEPENDENT]:
+        reason = f"{_everywhere(mapped)} see {mapped[next(iter(mapped))]}; no other port was there to be asked"
+        return Verdict(_INDEPENDENT, Certainty.LIKELY, reason, evidence)
+    return not_determined(f"cannot tell {listing(explaining)} apart: {_what_is_missing(facts, mapped)}", evidence)
+
+
+def _independent(local: Endpoint, mapped: dict[Endpoint, Endpoint], evidence: tuple[int, ...]) -> Verdict[Dependence]:
+    external = next(iter(mapped.values()))
+    reason = f"{_everywhere(mapped)} see {local} as {external}"
+    if external.port != local.port:
+        return Verdict(_INDEPENDENT, Certainty.CONFIRMED, reason, evidence)
+    reason += "; port-preserving: the port may differ once another host's use of it to the same destination collides"
+    return Verdict(_INDEPENDENT, Certainty.LIKELY, reason, evidence)
+
+
+def _everywhere(mapped: dict[Endpoint, Endpoint]) -> str:
+    addresses = len({remote.address for remote in mapped})
+    what = "address" if addresses == 1 else "addresses"
+    return f"all {len(mapped)} endpoints on {addresses} {what}"
+
+
+def _spread(mapped: dict[Endpoint, Endpoint]) -> str:
+    """Return which remotes saw which external endpoint, the ports alone where the address is one."""
+    addresses = {external.address for external in mapped.values()}
+    shown = {remote: external.port if len(addresses) == 1 else external for remote, external in mapped.items()}
+    text = ", ".join(f"{remote} sees {external}" for remote, external in shown.items())
+    if len(addresses) > 1:
+        text += f" (external addresses differ: {listing(sorted(addresses, key=str))})"
+    return text
+
+
+def _what_is_missing(facts: Facts, mapped: dict[Endpoint, Endpoint]) -> str:
+    silent = sorted({e.remote for _, e in facts.purpose(Purpose.MAPPING) if not e.answered} - set(mapped))
+    if silent:
+        return f"{listing(silent)} did not answer"
+    faults = [f"{server.contacted}: {server.fault}" for server in facts.servers if server.fault]
+    few = "only one endpoint" if len(mapped) == 1 else f"only {listing(mapped)}"
+    return f"{few} could be asked ({'; '.join(faults)})" if faults else f"{few} could be asked"
+
+
+def _why_nothing(facts: Facts, asked: list[Cited[Exchange]]) -> str:
+    if not facts.answered:
+        return f"no server was reached over {facts.protocol.upper()}"
+    if not asked:
+        return "it was not asked"
+    return f"no endpoint told the mapping: {listing(dict.fromkeys(f'{e.remote} {e.outcome}' for _, e in asked))}"

@@ -1,0 +1,226 @@
+"""Facts: what was asked, what came back, what did not. Frozen values without an opinion, and their JSON.
+
+Probes write them, inference reads them, a report keeps them. Silence is a fact like any other: how long was waited,
+how many copies were sent, what the controls did meanwhile. Times are seconds since the start of the run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+
+from natprobe.behaviour import Protocol
+from natprobe.endpoint import Address, Endpoint, parse_address
+from natprobe.errors import MalformedReport
+
+
+class Purpose(StrEnum):
+    """For which question an exchange was made. It decides from which socket, and what may count as evidence."""
+
+    HELLO = "hello"
+    """The first request to a server: does it answer, and what is it?"""
+    MAPPING = "mapping"
+    """From the one socket whose mapped endpoints are compared."""
+    FILTERING = "filtering"
+    """A request for connections back; what came of each is a ConnectBack."""
+    HOLD = "hold"
+    """Asked again on a connection while all the others are open."""
+    PROOF = "proof"
+    """A change request through an opened filter: shows that the server can answer from elsewhere."""
+    CONTROL = "control"
+    """Does the same server answer over the other protocol?"""
+
+
+class Outcome(StrEnum):
+    """What came of a question."""
+
+    ANSWERED = "answered"
+    ERROR = "error"
+    """An error response (RFC 8489 §6.3.4)."""
+    MISPLACED = "misplaced"
+    """Answered, but from another endpoint than the one that was asked to."""
+    REJECTED = "rejected"
+    """An ICMP error or a TCP reset, told in ``detail``."""
+    SILENT = "silent"
+
+
+@dataclass(frozen=True, slots=True)
+class Resolution:
+    """A server's name and what it stands for; ``error`` is the resolver's where there is no address."""
+
+    name: str
+    endpoints: tuple[Endpoint, ...]
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One Binding request from ``local`` to ``remote``, and what came of it.
+
+    ``sent`` counts the copies (of a TCP connection: the one attempt), ``rtt`` belongs to the copy that was answered,
+    ``answer_from`` is the endpoint asked to answer where that is not ``remote``.
+    """
+
+    purpose: Purpose
+    protocol: Protocol
+    local: Endpoint
+    remote: Endpoint
+    at: float
+    sent: int
+    waited: float
+    outcome: Outcome
+    rtt: float | None = None
+    mapped: Endpoint | None = None
+    source: Endpoint | None = None
+    origin: Endpoint | None = None
+    other: Endpoint | None = None
+    error: int | None = None
+    detail: str | None = None
+    answer_from: Endpoint | None = None
+    instance: str | None = None
+    site: tuple[tuple[str, Endpoint], ...] = ()
+
+    @property
+    def answered(self) -> bool:
+        return self.outcome is Outcome.ANSWERED
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A reply of a volley: who was asked to send it, who did, how many seconds after the request."""
+
+    asked: Endpoint
+    source: Endpoint
+    after: float
+    error: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Volley:
+    """Replies asked for from several endpoints at one instant, the first of them the control: ``remote`` itself."""
+
+    local: Endpoint
+    remote: Endpoint
+    at: float
+    asked: tuple[Endpoint, ...]
+    waited: float
+    arrivals: tuple[Arrival, ...] = ()
+
+    @property
+    def control_after(self) -> float | None:
+        """When the control came back, in seconds after the request; None if it did not."""
+        return next((a.after for a in self.arrivals if a.asked == a.source == self.remote and a.error is None), None)
+
+    def heard(self, asked: Endpoint) -> bool:
+        """Whether a reply came from the very endpoint that was asked to send it."""
+        return any(a.asked == asked == a.source and a.error is None for a in self.arrivals)
+
+
+class Dialled(StrEnum):
+    """What became of the connect-backs from one source, the best of them."""
+
+    ACCEPTED = "accepted"
+    """This host accepted one, and the reflector's token proved it."""
+    INTERCEPTED = "intercepted"
+    """Something accepted the reflector's connection, but not this host."""
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+    SILENT = "silent"
+    NOT_DIALLED = "not-dialled"
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectBack:
+    """TCP connections that a reflector opened to the source of a live connection, from one of its addresses.
+
+    ``source`` has port 0 where each attempt came from a fresh port.
+    """
+
+    local: Endpoint
+    remote: Endpoint
+    source: Endpoint
+    at: float
+    attempts: int
+    waited: float
+    outcome: Dialled
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """TCP connections from one local endpoint, open together.
+
+    ``answered`` of them exchanged data after the last had been opened; ``counted`` is how many of them the reflector
+    saw alive at once (None where it does not count).
+    """
+
+    local: Endpoint
+    remotes: tuple[Endpoint, ...]
+    mapped: tuple[Endpoint, ...]
+    at: float
+    answered: int
+    counted: int | None = None
+
+
+Observation = Resolution | Exchange | Volley | ConnectBack | Hold
+
+_KINDS: dict[str, type[Any]] = {
+    "resolution": Resolution,
+    "exchange": Exchange,
+    "volley": Volley,
+    "connect-back": ConnectBack,
+    "hold": Hold,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def to_json(fact: object) -> Any:
+    """Return ``fact`` as JSON values: endpoints as strings, seconds to the microsecond, absent fields left out."""
+    if type(fact) in _NAMES:
+        return {"kind": _NAMES[type(fact)]} | _present(fact)
+    return msgspec.to_builtins(_present(fact), enc_hook=str)
+
+
+def _present(fact: Any) -> dict[str, Any]:
+    values = {field.name: getattr(fact, field.name) for field in fields(fact)}
+    return {name: _value(value) for name, value in values.items() if value is not None and value != ()}
+
+
+def _value(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, Arrival):
+        return _present(value)
+    if isinstance(value, Endpoint):
+        return str(value)
+    if isinstance(value, tuple):
+        return [_value(item) for item in value]
+    return msgspec.to_builtins(value, enc_hook=str)
+
+
+def from_json(value: Mapping[str, Any]) -> Observation:
+    """Return the observation that ``to_json`` wrote. Raises MalformedReport naming the field that is wrong."""
+    kind = _KINDS.get(str(value.get("kind")))
+    if kind is None:
+        raise MalformedReport(f"{value.get('kind')!r} is no kind of observation")
+    fact: Observation = read(value, kind)
+    return fact
+
+
+def read(value: object, kind: Any) -> Any:
+    """Return JSON values as the type ``kind``; endpoints and addresses from strings. Raises MalformedReport."""
+    try:
+        return msgspec.convert(value, kind, dec_hook=_decode, strict=True)
+    except msgspec.ValidationError as wrong:
+        raise MalformedReport(str(wrong)) from None
+
+
+def _decode(kind: type, value: object) -> object:
+    if kind is Endpoint:
+        return Endpoint.parse(str(value))
+    if kind in (Address, *Address.__args__):
+        return parse_address(str(value))
+    raise NotImplementedError(kind)

@@ -1,0 +1,85 @@
+"""The tests put to a network: straight async functions that ask and record. None draws a conclusion."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from natprobe.endpoint import Address, Endpoint
+from natprobe.exchange import Mailbox
+from natprobe.extensions import cookie_attribute, filler_attribute
+from natprobe.network import Network
+from natprobe.observation import Exchange, Observation
+from natprobe.server import Kind, Sender, Server
+from natprobe.stun import Attribute
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """From where a probe asks, and whom it tells what it saw. ``port`` is for the mapping test; 0 is any free one."""
+
+    network: Network
+    source: Address
+    port: int
+    started: float
+    record: Callable[[Observation], None]
+
+    def now(self) -> float:
+        """Seconds since the start of the run."""
+        return self.network.now() - self.started
+
+    async def mailbox(self, port: int = 0) -> Mailbox:
+        """Open a UDP socket of its own for one test. Raises AddressBusy."""
+        datagrams = await self.network.datagrams(Endpoint(self.source, port))
+        return Mailbox(self.network, datagrams, self.started)
+
+
+def hello_attributes() -> tuple[Attribute, ...]:
+    """Return what a first request carries: a wish for a cookie, and room for a reflector to describe itself."""
+    return cookie_attribute(), filler_attribute(384)
+
+
+def plain_attributes() -> tuple[Attribute, ...]:
+    """Return what a request carries that only asks for the mapped endpoint: room for the answer."""
+    return (filler_attribute(108),)
+
+
+def choose(servers: list[Server]) -> Server:
+    """Return the server that can test most: a reflector, else one with a sound RFC 5780, else the first."""
+    order = {Kind.NATPROBE: 0, Kind.RFC5780: 1, Kind.RFC8489: 3}
+    return min(servers, key=lambda server: order[server.kind] + (server.fault is not None))
+
+
+def uncontacted(server: Server, known: Sequence[Server]) -> list[Sender]:
+    """Return the senders of ``server`` at addresses that no other server was greeted at: their filter is untouched."""
+    greeted = {other.contacted.address for other in known if other is not server}
+    return [sender for sender in server.senders if sender[0].address not in greeted]
+
+
+def endpoints_to_map(server: Server, known: Sequence[Server]) -> list[Endpoint]:
+    """Return the endpoints to compare mappings at: all of the chosen server's, the contacted ones of the others."""
+    return list(dict.fromkeys([*server.listens, *(other.contacted for other in known)]))
+
+
+async def answers(asking: Iterable[Awaitable[Exchange]], record: Callable[[Observation], None]) -> list[Exchange]:
+    """Await questions put to several servers at once and record each outcome; return those that were answered.
+
+    Once one server has answered, the others have three of its round trips more, so that a dead one costs no time.
+    """
+    pending = {asyncio.ensure_future(question) for question in asking}
+    answered: list[Exchange] = []
+    try:
+        while pending:
+            grace = max(0.15, 3 * min(hello.rtt or 0 for hello in answered)) if answered else None
+            done, pending = await asyncio.wait(pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            exchanges = [task.result() for task in done]
+            for exchange in exchanges:
+                record(exchange)
+            answered += [exchange for exchange in exchanges if exchange.answered]
+    finally:
+        for task in pending:
+            task.cancel()
+    return answered

@@ -1,0 +1,222 @@
+"""The TCP tests: who answers, who may connect in, and how mappings depend on the remote (RFC 5382 §4).
+
+All connections of a test leave from one local port and stay open together, for closing one and opening the next tests
+something else. Filtering comes first and has a port of its own, as over UDP. Connections in are asked of the reflector
+on a live connection, whose source is the only address it will dial; a listener shares the port with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Iterable, Sequence
+
+from natprobe.endpoint import Endpoint
+from natprobe.errors import MalformedMessage
+from natprobe.exchange import TCP_PATIENCE, Conversation
+from natprobe.extensions import (
+    Dial,
+    DialOutcome,
+    DialPlan,
+    DialResult,
+    Extension,
+    Source,
+    connect_back_attribute,
+    cookie_attribute,
+    filler_attribute,
+    group_attribute,
+    read_connect_back_result,
+    read_group_size,
+)
+from natprobe.network import Listener, Stream
+from natprobe.observation import ConnectBack, Dialled, Exchange, Hold, Purpose
+from natprobe.probes import (
+    Setting,
+    answers,
+    choose,
+    endpoints_to_map,
+    hello_attributes,
+    plain_attributes,
+    uncontacted,
+)
+from natprobe.server import Kind, Sender, Server, describe
+from natprobe.stun import Attribute, Message
+
+ATTEMPTS = 12
+"""Connect-backs from each source, each from a fresh port: they are each other's copies, so none need be repeated."""
+TURNS = 3
+"""Connect-backs from a source that has but one port and so must wait for each to fail; two such sources help out."""
+_SPACING = 0.02
+_TOKEN_SIZE = 16
+_REPORTED = {
+    DialOutcome.ACCEPTED: Dialled.ACCEPTED,
+    DialOutcome.CONNECTED: Dialled.INTERCEPTED,
+    DialOutcome.REFUSED: Dialled.REFUSED,
+    DialOutcome.UNREACHABLE: Dialled.UNREACHABLE,
+    DialOutcome.SILENT: Dialled.SILENT,
+    DialOutcome.NOT_DIALLED: Dialled.NOT_DIALLED,
+}
+
+
+async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
+    """Record who answers, who may connect in, how mappings depend, and how many connections one port holds."""
+    listener = await setting.network.listen(Endpoint(setting.source, 0))
+    try:
+        known = await _test_filtering(setting, listener, servers)
+    finally:
+        listener.close()
+    if known:
+        await hold(setting, endpoints_to_map(choose(known), known))
+
+
+async def _test_filtering(setting: Setting, listener: Listener, servers: Sequence[Endpoint]) -> list[Server]:
+    """Greet the servers from the listener's port, have a reflector dial back, and return the servers that answered."""
+    conversations: dict[Endpoint, Conversation] = {}
+
+    async def greet(server: Endpoint) -> Exchange:
+        conversation = await Conversation.open(setting.network, setting.started, listener.local, server)
+        conversations[server] = conversation
+        return await conversation.ask(Purpose.HELLO, *hello_attributes())
+
+    try:
+        hellos = await answers((greet(server) for server in servers), setting.record)
+        known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
+        if known and choose(known).kind is Kind.NATPROBE:
+            server = choose(known)
+            rtt = next(hello.rtt for hello in hellos if hello.remote == server.contacted)
+            senders = uncontacted(server, known)
+            await _ask_back(setting, listener, conversations[server.contacted], senders, rtt or 0.0)
+        return known
+    finally:
+        _close_all(conversations.values())
+
+
+async def control(setting: Setting, servers: Sequence[Endpoint]) -> None:
+    """Record whether the servers answer over TCP: what tells a blocked UDP from a dead server."""
+    conversations = await _open_all(setting, Endpoint(setting.source, 0), servers)
+    for conversation in conversations:
+        setting.record(await conversation.ask(Purpose.CONTROL, *plain_attributes()))
+    _close_all(conversations)
+
+
+async def _open_all(setting: Setting, local: Endpoint, remotes: Sequence[Endpoint]) -> list[Conversation]:
+    return await asyncio.gather(
+        *(Conversation.open(setting.network, setting.started, local, remote) for remote in remotes)
+    )
+
+
+def _close_all(conversations: Iterable[Conversation]) -> None:
+    for conversation in conversations:
+        conversation.close()
+
+
+async def _ask_back(
+    setting: Setting, listener: Listener, conversation: Conversation, senders: Sequence[Sender], rtt: float
+) -> None:
+    """Have the reflector dial back from each sender, and record what came of it."""
+    sources = [(endpoint, Source(how)) for endpoint, how in senders]
+    plan = DialPlan(tuple(_dial(source) for _, source in sources), _SPACING, max(0.1, 2.5 * rtt))
+    cookie = conversation.reply.value(Extension.COOKIE) if conversation.reply else None
+    at = setting.now()
+    async with _Doorman(listener):
+        exchange = await conversation.ask(
+            Purpose.FILTERING,
+            cookie_attribute(cookie or b""),
+            connect_back_attribute(plan),
+            filler_attribute(128),
+            wait=ATTEMPTS * plan.spacing + plan.patience + TCP_PATIENCE,
+        )
+    setting.record(exchange)
+    results = _results(conversation.reply)
+    for endpoint, source in sources:
+        result = results.get(source, DialResult(source, DialOutcome.NOT_DIALLED, 0))
+        came_of_it = _REPORTED[result.outcome]
+        waited = setting.now() - at
+        setting.record(
+            ConnectBack(conversation.local, conversation.remote, endpoint, at, result.attempts, waited, came_of_it)
+        )
+
+
+def _dial(source: Source) -> Dial:
+    same_port = source in (Source.ALTERNATE_SAME_PORT, Source.QUIET_SAME_PORT)
+    return Dial(source, TURNS if same_port else ATTEMPTS)
+
+
+def _results(reply: Message | None) -> dict[Source, DialResult]:
+    value = reply.value(Extension.CONNECT_BACK_RESULT) if reply else None
+    try:
+        return {result.source: result for result in read_connect_back_result(value or b"")}
+    except MalformedMessage:
+        return {}
+
+
+class _Doorman:
+    """Accepts what comes in and returns each token, which proves to the reflector that it reached this host."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._guests: list[Stream] = []
+        self._tasks = [asyncio.ensure_future(self._accept())]
+
+    async def __aenter__(self) -> None:
+        return
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for guest in self._guests:
+            guest.close()
+
+    async def _accept(self) -> None:
+        while True:
+            guest = await self._listener.accept()
+            self._guests.append(guest)
+            self._tasks.append(asyncio.ensure_future(self._return_token(guest)))
+
+    async def _return_token(self, guest: Stream) -> None:
+        await guest.send(await guest.receive(_TOKEN_SIZE))
+
+
+async def hold(setting: Setting, endpoints: Sequence[Endpoint]) -> None:
+    """From one local port, hold a connection to every endpoint at once; record each mapping, and that all were alive.
+
+    The reflector counts the live connections that carry this run's tag; another server's connections are counted by
+    their answers after the last one was opened.
+    """
+    local = await _free_port(setting)
+    at = setting.now()
+    tag = group_attribute(os.urandom(16))
+    conversations = await _open_all(setting, local, endpoints)
+    try:
+        mappings = await _ask_all(conversations, Purpose.MAPPING, tag)
+        # The second answers are the proof: by then every connection has been opened, and none closed.
+        again = await _ask_all([c for c in conversations if c.connected], Purpose.HOLD, tag)
+        for exchange in (*mappings, *again):
+            setting.record(exchange)
+        held = [exchange for exchange in again if exchange.answered]
+        counts = [count for c in conversations if (count := _group_size(c.reply)) is not None]
+        mapped = tuple(exchange.mapped for exchange in held if exchange.mapped)
+        remotes = tuple(exchange.remote for exchange in held)
+        setting.record(Hold(local, remotes, mapped, at, len(held), max(counts, default=None)))
+    finally:
+        _close_all(conversations)
+
+
+async def _ask_all(conversations: Sequence[Conversation], purpose: Purpose, tag: Attribute) -> list[Exchange]:
+    return await asyncio.gather(*(c.ask(purpose, tag, *plain_attributes()) for c in conversations))
+
+
+async def _free_port(setting: Setting) -> Endpoint:
+    """Return a local endpoint that no other socket has: the one asked for, or what the system gives a listener."""
+    listener = await setting.network.listen(Endpoint(setting.source, setting.port))
+    listener.close()
+    return listener.local
+
+
+def _group_size(reply: Message | None) -> int | None:
+    value = reply.value(Extension.GROUP) if reply else None
+    try:
+        return read_group_size(value) if value else None
+    except MalformedMessage:
+        return None

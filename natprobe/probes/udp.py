@@ -1,0 +1,92 @@
+"""The UDP tests: who answers (RFC 8489), what comes in (RFC 5780 §4.4), how the mapping depends (RFC 5780 §4.3).
+
+The order matters. Filtering is tested first and from a socket of its own, while no alternate address has been sent
+to: a NAT that keeps its filter by host would have been opened. Mapping is tested from another fresh socket, so that
+no packet of the filtering test can have touched its mapping: on a plain Linux NAT that alone would move it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from natprobe.endpoint import Endpoint
+from natprobe.exchange import Mailbox
+from natprobe.observation import Exchange, Purpose, Volley
+from natprobe.probes import (
+    Setting,
+    answers,
+    choose,
+    endpoints_to_map,
+    hello_attributes,
+    plain_attributes,
+    uncontacted,
+)
+from natprobe.probes.volley import fire
+from natprobe.server import Kind, Sender, Server, describe
+from natprobe.silence import tally
+from natprobe.stun import Change, change_attribute, response_port_attribute
+
+
+async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
+    """Record what the servers answer, what comes in through a mapping, and how mappings depend on the remote."""
+    async with await setting.mailbox() as mailbox:
+        hellos = await answers(
+            (mailbox.ask(Purpose.HELLO, server, *hello_attributes()) for server in servers), setting.record
+        )
+        if not hellos:
+            return
+        known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
+        server = choose(known)
+        rtt = min(hello.rtt for hello in hellos if hello.rtt is not None)
+        shots = await fire(mailbox, server, uncontacted(server, known))
+        await map_endpoints(setting, endpoints_to_map(server, known), rtt)
+        volleys = [shot.settle(mailbox) for shot in shots]  # only now: what came late has come
+        for volley in volleys:
+            setting.record(volley)
+    if server.kind is Kind.RFC5780:
+        await prove_change(setting, server, volleys, rtt)
+
+
+async def map_endpoints(setting: Setting, endpoints: Sequence[Endpoint], rtt: float) -> None:
+    """From one fresh socket, ask every endpoint at once for the mapped address, and the first one again at the end."""
+    async with await setting.mailbox(setting.port) as mailbox:
+        exchanges = await asyncio.gather(
+            *(
+                mailbox.ask(Purpose.MAPPING, endpoint, *plain_attributes(), rtt=rtt)
+                for endpoint in (*endpoints, endpoints[0])
+            )
+        )
+    for exchange in exchanges:
+        setting.record(exchange)
+
+
+async def prove_change(setting: Setting, server: Server, volleys: Sequence[Volley], rtt: float) -> None:
+    """Show that the server does answer from the endpoints that were silent, through a filter that has been opened.
+
+    A throwaway socket first asks the silent endpoint itself, which opens the filter towards it. Where the NAT gives
+    that endpoint another mapping, RESPONSE-PORT (RFC 5780 §7.5) aims the changed answer at it.
+    """
+    silent = [sender for sender in server.senders if _was_silent(volleys, sender[0])]
+    if not silent:
+        return
+    async with await setting.mailbox() as mailbox:
+        home = await mailbox.ask(Purpose.PROOF, server.contacted, *plain_attributes(), rtt=rtt)
+        setting.record(home)
+        await asyncio.gather(*(_prove(setting, mailbox, home, sender) for sender in silent))
+
+
+def _was_silent(volleys: Sequence[Volley], sender: Endpoint) -> bool:
+    asked = tally(volleys, sender)
+    return asked.rounds > 0 and asked.heard == 0
+
+
+async def _prove(setting: Setting, mailbox: Mailbox, home: Exchange, sender: Sender) -> None:
+    endpoint, how = sender
+    alive = await mailbox.ask(Purpose.PROOF, endpoint, *plain_attributes(), rtt=home.rtt)
+    setting.record(alive)
+    attributes = [change_attribute(Change(how))]
+    if home.mapped and alive.mapped and home.mapped.port != alive.mapped.port:
+        attributes.append(response_port_attribute(alive.mapped.port))
+    proof = await mailbox.ask(Purpose.PROOF, home.remote, *attributes, rtt=home.rtt, answer_from=endpoint)
+    setting.record(proof)

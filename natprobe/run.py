@@ -1,0 +1,156 @@
+"""The whole of a run: names to addresses, probes to facts, facts to a report. Here, and only here, they meet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+
+from natprobe.behaviour import Protocol
+from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
+from natprobe.errors import CannotRun, NameNotFound, NoRoute, NoServerAnswered
+from natprobe.network import Network
+from natprobe.observation import Exchange, Observation, Outcome, Resolution
+from natprobe.probes import Setting
+from natprobe.probes.tcp import control, probe_tcp
+from natprobe.probes.udp import probe_udp
+from natprobe.report import Report, Vantage
+from natprobe.sockets import HostNetwork
+
+STUN_PORT = 3478
+
+
+async def classify(
+    servers: Sequence[str],
+    *,
+    versions: Iterable[int] = (4, 6),
+    protocols: Iterable[Protocol] = tuple(Protocol),
+    source: str | None = None,
+    port: int = 0,
+    on_progress: Callable[[str], None] | None = None,
+    network: Network | None = None,
+) -> Report:
+    """Probe the path to ``servers`` and return what it does to UDP and TCP, with the evidence.
+
+    ``servers`` are ``host``, ``host:port`` or ``[v6]:port``; one natprobe reflector is enough. ``source`` is the local
+    address to send from, ``port`` the local port of the mapping test (0: any). ``on_progress`` is called with a phrase
+    whenever something has been found out. Cancelling closes every socket.
+
+    Raises CannotRun (one of its kinds in ``errors``) if nothing could be measured, ValueError for a malformed server or
+    source. A protocol that is blocked is a verdict, not an error.
+    """
+    network = network or HostNetwork()
+    run = _Run(network, frozenset(protocols), port, on_progress or (lambda _: None))
+    wanted = _versions(versions, source)
+    resolved = await run.resolve(servers, wanted)
+    sources = await run.sources(resolved, parse_address(source) if source else None)
+    async with asyncio.TaskGroup() as family:
+        for version, address in sources.items():
+            family.create_task(run.probe(address, [e for e in resolved if e.version == version]))
+    report = run.report(sources)
+    if not report.reached:
+        raise NoServerAnswered(_why_none(report))
+    return report
+
+
+def _versions(versions: Iterable[int], source: str | None) -> tuple[int, ...]:
+    wanted = tuple(versions)
+    if source is None:
+        return wanted
+    version = parse_address(source).version
+    if version not in wanted:
+        raise ValueError(f"{source} is not an IPv{wanted[0]} address")
+    return (version,)
+
+
+class _Run:
+    """One run under way: the clock's start, and what has been recorded."""
+
+    def __init__(
+        self, network: Network, protocols: frozenset[Protocol], port: int, on_progress: Callable[[str], None]
+    ) -> None:
+        self._network = network
+        self._protocols = protocols
+        self._port = port
+        self._on_progress = on_progress
+        self._started = network.now()
+        self._date = datetime.now(UTC)
+        self._observations: list[Observation] = []
+
+    def _record(self, fact: Observation) -> None:
+        self._observations.append(fact)
+        if isinstance(fact, Exchange):
+            self._on_progress(f"{fact.purpose} {fact.protocol.upper()} {fact.remote}: {fact.outcome}")
+
+    async def resolve(self, servers: Sequence[str], versions: Sequence[int]) -> list[Endpoint]:
+        """Return an endpoint for every server and IP version that has one. Raises NameNotFound where none has."""
+        if not servers:
+            raise ValueError("no server was named")
+        for server in servers:
+            host, port = split_host_port(server)
+            found = [e for version in versions for e in await self._addresses(host, port or STUN_PORT, version)]
+            self._record(Resolution(server, tuple(found), None if found else "no address found"))
+        endpoints = [e for fact in self._observations if isinstance(fact, Resolution) for e in fact.endpoints]
+        if not endpoints:
+            asked = " or ".join(f"IPv{version}" for version in versions)
+            raise NameNotFound(f"no {asked} address found for {', '.join(servers)}")
+        return list(dict.fromkeys(endpoints))
+
+    async def _addresses(self, host: str, port: int, version: int) -> list[Endpoint]:
+        """Return the first address of a host of this IP version, or none: one a name, so that names count alike."""
+        try:
+            address = parse_address(host)
+        except ValueError:
+            try:
+                found = await self._network.resolve(host, version)
+            except NameNotFound:
+                return []
+            return [Endpoint(found[0], port)] if found else []
+        return [Endpoint(address, port)] if address.version == version else []
+
+    async def sources(self, servers: Sequence[Endpoint], source: Address | None) -> dict[int, Address]:
+        """Return the local address to use for each IP version that has a route. Raises NoRoute where none has."""
+        sources: dict[int, Address] = {}
+        failure: CannotRun | None = None
+        for server in servers:
+            try:
+                sources.setdefault(server.version, source or await self._network.source_for(server))
+            except NoRoute as none:
+                failure = none
+        if not sources and failure:
+            raise failure
+        return sources
+
+    async def probe(self, source: Address, servers: Sequence[Endpoint]) -> None:
+        """Put every test asked for to the servers, from one address; UDP and TCP at once."""
+        setting = Setting(self._network, source, self._port, self._started, self._record)
+        async with asyncio.TaskGroup() as protocols:
+            if Protocol.UDP in self._protocols:
+                protocols.create_task(probe_udp(setting, servers))
+            if Protocol.TCP in self._protocols:
+                protocols.create_task(probe_tcp(setting, servers))
+        # Silence over the only protocol that was tried says nothing without the other one as control.
+        if self._protocols == {Protocol.UDP} and not self._any_answer(source.version):
+            await control(setting, servers)
+
+    def _any_answer(self, version: int) -> bool:
+        exchanges = (fact for fact in self._observations if isinstance(fact, Exchange))
+        return any(exchange.answered for exchange in exchanges if exchange.remote.version == version)
+
+    def report(self, sources: dict[int, Address]) -> Report:
+        duration = self._network.now() - self._started
+        version = installed_version("natprobe")
+        return Report.of(version, self._date, duration, Vantage.here(sources), self._observations)
+
+
+def _why_none(report: Report) -> str:
+    """Return, in a line, who was asked and how each failed."""
+    failures: dict[str, str] = {}
+    for fact in report.observations:
+        if isinstance(fact, Exchange):
+            how = fact.detail or f"silent for {fact.waited:.1f} s"
+            if fact.outcome in (Outcome.REJECTED, Outcome.ERROR) or fact.outcome is Outcome.SILENT:
+                failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", how)
+    told = "; ".join(f"{who}: {how}" for who, how in failures.items())
+    return f"no server answered ({told})"

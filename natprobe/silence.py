@@ -1,0 +1,54 @@
+"""When silence is evidence: how probable it is that an open path lost every test packet while its controls arrived.
+
+Every test reply is paired with a control reply, sent in the same instant over a path known to be open. Were the test
+path open too, test and control would be exchangeable: of the packets that arrived, any split between the two kinds
+would be as likely as any other, whatever the loss. So the chance that all ``controls`` arrivals of ``rounds`` pairs are
+controls is C(rounds, controls) / C(2 rounds, controls): Fisher's exact test, without a model of the loss. Stopping as
+soon as it is small enough keeps the error below the bound for every loss rate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import comb
+
+from natprobe.endpoint import Endpoint
+from natprobe.observation import Volley
+
+CONVINCING = 1e-6
+"""A test this improbable on an open path is closed: confirmed."""
+SUGGESTIVE = 1e-3
+"""A test this improbable on an open path is closed: likely."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How often a sender was asked, how often the control came back meanwhile, and how often the sender was heard."""
+
+    rounds: int
+    controls: int
+    heard: int
+
+    @property
+    def chance(self) -> float:
+        """The probability that an open path shows so many controls and no test reply."""
+        return comb(self.rounds, self.controls) / comb(2 * self.rounds, self.controls)
+
+
+def settling_time(volleys: Iterable[Volley]) -> float | None:
+    """Return how many seconds after its request a reply may still come, judged by the controls; None without one.
+
+    The slowest control, and as much again as the controls differ, and a quarter of a round trip for a longer path.
+    """
+    controls = [volley.control_after for volley in volleys if volley.control_after is not None]
+    return max(controls) * 2 - min(controls) + min(controls) / 4 + 0.005 if controls else None
+
+
+def tally(volleys: Iterable[Volley], sender: Endpoint) -> Tally:
+    """Count the volleys that asked ``sender`` and have had time to settle, and what came of them."""
+    asked = [volley for volley in volleys if sender in volley.asked]
+    settled = settling_time(asked)
+    heard = sum(volley.heard(sender) for volley in asked)
+    judged = [volley for volley in asked if settled is not None and volley.waited >= settled]
+    return Tally(len(judged), sum(volley.control_after is not None for volley in judged), heard)

@@ -1,0 +1,265 @@
+"""The network seam on real sockets: the only client module that opens any.
+
+UDP by asyncio-dgram, with the ICMP errors that Linux queues beside it (IP_RECVERR, ip(7)). TCP from a chosen local
+port: SO_REUSEADDR and SO_REUSEPORT before bind on every socket, or a port cannot carry several connections and a
+listener at once. Exceptions of the system become those of ``errors`` here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import asyncio_dgram
+from asyncio_dgram.aio import DatagramServer
+
+from natprobe.endpoint import Address, Endpoint, parse_address
+from natprobe.errors import AddressBusy, NameNotFound, NoRoute
+from natprobe.network import Datagram, Datagrams, Listener, Rejection, Stream
+
+# Linux has these; Python 3.11 does not name them.
+_RECVERR = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
+_MSG_ERRQUEUE = 0x2000
+_ORIGINS = {2: 4, 3: 6}  # struct sock_extended_err, ee_origin: ICMP, ICMPv6
+_UNREACHABLE = {  # ICMP type and code, RFC 792 and RFC 4443 §3.1
+    (4, 3, 0): "network unreachable",
+    (4, 3, 1): "host unreachable",
+    (4, 3, 2): "protocol unreachable",
+    (4, 3, 3): "port unreachable",
+    (4, 3, 9): "network administratively prohibited",
+    (4, 3, 10): "host administratively prohibited",
+    (4, 3, 13): "communication administratively prohibited",
+    (6, 1, 0): "no route to destination",
+    (6, 1, 1): "communication administratively prohibited",
+    (6, 1, 3): "address unreachable",
+    (6, 1, 4): "port unreachable",
+}
+_NO_ROUTE = {errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EHOSTUNREACH}
+
+
+class HostNetwork:
+    """This host's own network. See ``network.Network`` for what it promises."""
+
+    def now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    async def resolve(self, host: str, version: int) -> tuple[Address, ...]:
+        family = _family(version)
+        try:
+            found = await asyncio.get_running_loop().getaddrinfo(host, None, family=family, type=socket.SOCK_DGRAM)
+        except OSError as wrong:
+            raise NameNotFound(f"{host}: no IPv{version} address found ({wrong.strerror or wrong})") from None
+        return tuple(dict.fromkeys(parse_address(str(sockaddr[0])) for *_, sockaddr in found))
+
+    async def source_for(self, remote: Endpoint) -> Address:
+        # Connecting a UDP socket sends nothing; it only makes the kernel choose.
+        with _opened(remote.version, socket.SOCK_DGRAM) as sock, _routing(remote):
+            sock.connect(remote.sockaddr)
+            return _endpoint(sock.getsockname()).address
+
+    async def datagrams(self, local: Endpoint) -> Datagrams:
+        sock = _bound(local, socket.SOCK_DGRAM)
+        if sys.platform == "linux":
+            sock.setsockopt(*_RECVERR[local.version], 1)
+        stream = await asyncio_dgram.from_socket(sock)
+        assert isinstance(stream, DatagramServer)  # not connected, so it may send to anyone
+        return _HostDatagrams(sock, stream)
+
+    async def connect(self, local: Endpoint, remote: Endpoint) -> Stream | Rejection:
+        sock = _bound(local, socket.SOCK_STREAM)
+        try:
+            # What fails at once failed here; what fails later came from the network and is a fact about it.
+            with _routing(remote):
+                _start_connecting(sock, remote)
+            await asyncio.get_running_loop().sock_connect(sock, remote.sockaddr)
+        except OSError as refused:
+            sock.close()
+            return Rejection(remote, os.strerror(refused.errno or 0).lower(), self.now())
+        except BaseException:
+            sock.close()
+            raise
+        return await _HostStream.over(sock, remote)
+
+    async def listen(self, local: Endpoint) -> Listener:
+        sock = _bound(local, socket.SOCK_STREAM)
+        sock.listen()
+        return _HostListener(sock)
+
+
+class _HostDatagrams:
+    """A UDP socket whose ICMP errors arrive in the same queue as its datagrams."""
+
+    def __init__(self, sock: socket.socket, stream: DatagramServer) -> None:
+        self.local = _endpoint(sock.getsockname())
+        self._loop = asyncio.get_running_loop()
+        self._stream = stream
+        self._arrivals: asyncio.Queue[Datagram | Rejection] = asyncio.Queue()
+        self._reader = self._loop.create_task(self._read_datagrams())
+        # A second descriptor of the same socket: the loop watches it for errors while asyncio-dgram has the first.
+        self._errors = sock.dup() if sys.platform == "linux" else None
+        if self._errors is not None:
+            self._loop.add_reader(self._errors, self._read_errors)
+
+    async def send(self, data: bytes, remote: Endpoint) -> None:
+        while True:
+            try:
+                await self._stream.send(data, remote.sockaddr)
+            except OSError:
+                continue  # about an earlier datagram, raised before this one was sent; the error queue tells it better
+            except asyncio_dgram.TransportClosed:
+                pass
+            return
+
+    async def receive(self) -> Datagram | Rejection:
+        return await self._arrivals.get()
+
+    def close(self) -> None:
+        if self._errors is not None:
+            self._loop.remove_reader(self._errors)
+            self._errors.close()
+            self._errors = None
+        self._reader.cancel()
+        self._stream.close()
+
+    async def _read_datagrams(self) -> None:
+        while True:
+            try:
+                data, source = await self._stream.recv()
+            except OSError:
+                continue
+            except asyncio_dgram.TransportClosed:
+                return
+            self._arrivals.put_nowait(Datagram(data, _endpoint(source), self._loop.time()))
+
+    def _read_errors(self) -> None:
+        assert self._errors is not None
+        while True:
+            try:
+                _, ancillary, _, destination = self._errors.recvmsg(0, 512, _MSG_ERRQUEUE)
+            except OSError:
+                return
+            reason = _icmp_reason(ancillary)
+            if reason:
+                self._arrivals.put_nowait(Rejection(_endpoint(destination), reason, self._loop.time()))
+
+
+class _HostStream:
+    """A TCP connection on asyncio's streams."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, remote: Endpoint) -> None:
+        self._reader, self._writer = reader, writer
+        self.local = _endpoint(writer.get_extra_info("sockname"))
+        self.remote = remote
+
+    @classmethod
+    async def over(cls, sock: socket.socket, remote: Endpoint) -> _HostStream:
+        reader, writer = await asyncio.open_connection(sock=sock)
+        return cls(reader, writer, remote)
+
+    async def send(self, data: bytes) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.write(data)
+            await self._writer.drain()
+
+    async def receive(self, size: int) -> bytes:
+        try:
+            return await self._reader.readexactly(size)
+        except asyncio.IncompleteReadError as ended:
+            return ended.partial
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _HostListener:
+    """A TCP listener that shares its port."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self.local = _endpoint(sock.getsockname())
+
+    async def accept(self) -> Stream:
+        sock, remote = await asyncio.get_running_loop().sock_accept(self._sock)
+        return await _HostStream.over(sock, _endpoint(remote))
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+def _family(version: int) -> socket.AddressFamily:
+    return socket.AF_INET if version == 4 else socket.AF_INET6
+
+
+def _endpoint(sockaddr: Any) -> Endpoint:
+    return Endpoint.of(sockaddr[0], sockaddr[1])
+
+
+@contextlib.contextmanager
+def _opened(version: int, kind: socket.SocketKind) -> Iterator[socket.socket]:
+    try:
+        sock = socket.socket(_family(version), kind)
+    except OSError:
+        raise NoRoute(f"this host has no IPv{version}") from None
+    with sock:
+        yield sock
+
+
+@contextlib.contextmanager
+def _routing(remote: Endpoint) -> Iterator[None]:
+    """Turn the system's ways of saying that it cannot send to ``remote`` at all into NoRoute."""
+    try:
+        yield
+    except OSError as wrong:
+        if wrong.errno not in _NO_ROUTE:
+            raise
+        raise NoRoute(f"no route to {remote.address}: {os.strerror(wrong.errno or 0).lower()}") from None
+
+
+def _start_connecting(sock: socket.socket, remote: Endpoint) -> None:
+    failure = sock.connect_ex(remote.sockaddr)
+    if failure not in (0, errno.EINPROGRESS):
+        raise OSError(failure, os.strerror(failure))
+
+
+def _bound(local: Endpoint, kind: socket.SocketKind) -> socket.socket:
+    try:
+        sock = socket.socket(_family(local.version), kind)
+    except OSError:
+        raise NoRoute(f"this host has no IPv{local.version}") from None
+    sock.setblocking(False)
+    if kind == socket.SOCK_STREAM:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    try:
+        sock.bind(local.sockaddr)
+    except OSError as wrong:
+        sock.close()
+        raise AddressBusy(_bind_failure(local, wrong)) from None
+    return sock
+
+
+def _bind_failure(local: Endpoint, wrong: OSError) -> str:
+    if wrong.errno == errno.EADDRINUSE:
+        return f"local port {local.port} is in use: choose another, or none"
+    if wrong.errno == errno.EADDRNOTAVAIL:
+        return f"{local.address} is not an address of this host"
+    return f"cannot use {local} here: {os.strerror(wrong.errno or 0).lower()}"
+
+
+def _icmp_reason(ancillary: list[tuple[int, int, bytes]]) -> str | None:
+    """Return the words for a queued ICMP error (struct sock_extended_err); None for errors of another origin."""
+    for level, kind, data in ancillary:
+        if (level, kind) in _RECVERR.values():
+            _, origin, type_, code = struct.unpack_from("=IBBB", data)
+            if origin in _ORIGINS:
+                return _UNREACHABLE.get((_ORIGINS[origin], type_, code), f"ICMP type {type_} code {code}")
+    return None
