@@ -7,11 +7,11 @@ Everything that the command line can do, without printing.
 """
 
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict
-from natprobe.run import classify
 from natprobe.endpoint import Endpoint
 from natprobe.errors import CannotRun, NatprobeError
 from natprobe.inference import Profile
 from natprobe.report import Report
+from natprobe.run import classify
 
 __all__ = [
     "CannotRun",

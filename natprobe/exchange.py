@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
@@ -37,16 +37,18 @@ def patience(rtt: float | None) -> float:
     return PATIENCE if rtt is None else min(PATIENCE, max(1.0, 8 * rtt))
 
 
-def gaps(rtt: float | None) -> Iterator[float]:
+def gaps(known_rtt: Callable[[], float | None]) -> Iterator[float]:
     """Yield how long to listen after each copy, in seconds, ``patience`` in all: shortly first, then ever longer.
 
-    Where the round trip is known, the first repeat goes out just after an answer would have come.
+    Where the round trip is known, the first repeat goes out just after an answer would have come; it may become known
+    while this waits, by an answer to another question.
     """
+    rtt = known_rtt()
     gap = 0.1 if rtt is None else max(0.03, 1.5 * rtt)
-    left = patience(rtt)
-    while left > 0:
+    waited = 0.0
+    while (left := patience(known_rtt()) - waited) > 0:
         yield min(gap, left)
-        left -= gap
+        waited += gap
         gap *= 1.25
 
 
@@ -77,9 +79,12 @@ class Mailbox:
     Use it as an async context manager: leaving it closes the socket.
     """
 
-    def __init__(self, network: Network, datagrams: Datagrams, started: float) -> None:
+    def __init__(
+        self, network: Network, datagrams: Datagrams, started: float, known_rtt: Callable[[], float | None]
+    ) -> None:
         self._network = network
         self._datagrams = datagrams
+        self._known_rtt = known_rtt
         self._started = started
         self._inboxes: set[Inbox] = set()
         self.cookies: dict[Endpoint, bytes] = {}
@@ -127,12 +132,7 @@ class Mailbox:
         return sent_at
 
     async def ask(
-        self,
-        purpose: Purpose,
-        remote: Endpoint,
-        *attributes: Attribute,
-        rtt: float | None = None,
-        answer_from: Endpoint | None = None,
+        self, purpose: Purpose, remote: Endpoint, *attributes: Attribute, answer_from: Endpoint | None = None
     ) -> Exchange:
         """Ask ``remote`` until an answer comes, ICMP errors settle it or patience ends; return what came of it.
 
@@ -148,7 +148,7 @@ class Mailbox:
             return Exchange(*base, answer_from=answer_from, **read)
 
         with self.inbox(remote) as inbox:
-            for gap in gaps(rtt):
+            for gap in gaps(self._known_rtt):
                 message = request(*attributes)
                 sent[message.transaction_id] = await self.send(message, inbox)
                 async for arrival in inbox.listen(gap):
@@ -199,15 +199,13 @@ class Conversation:
 
     def __init__(
         self,
-        network: Network,
-        started: float,
+        now: Callable[[], float],
         local: Endpoint,
         remote: Endpoint,
         stream: Stream | Rejection | None,
         opened_at: float,
     ) -> None:
-        self._network = network
-        self._started = started
+        self._now = now
         self._opened_at = opened_at
         self._stream = stream if not isinstance(stream, Rejection) else None
         self._failure = Outcome.REJECTED if isinstance(stream, Rejection) else Outcome.SILENT
@@ -220,12 +218,12 @@ class Conversation:
     @classmethod
     async def open(cls, network: Network, started: float, local: Endpoint, remote: Endpoint) -> Self:
         """Connect from ``local``; a connection that is refused or not answered is a conversation that failed."""
-        opening = network.now() - started
+        opening = network.now()
         stream: Stream | Rejection | None = None
         with suppress(TimeoutError):
             async with asyncio.timeout(TCP_PATIENCE):
                 stream = await network.connect(local, remote)
-        return cls(network, started, local, remote, stream, opening)
+        return cls(lambda: network.now() - started, local, remote, stream, opening - started)
 
     @property
     def connected(self) -> bool:
@@ -261,9 +259,6 @@ class Conversation:
                 return None
             if message.transaction_id == transaction_id:
                 return message
-
-    def _now(self) -> float:
-        return self._network.now() - self._started
 
 
 def reading(message: Message, source: Endpoint, expected: Endpoint) -> dict[str, Any]:

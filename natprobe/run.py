@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version as installed_version
 
 from natprobe.behaviour import Protocol
@@ -77,11 +78,18 @@ class _Run:
         self._started = network.now()
         self._date = datetime.now(UTC)
         self._observations: list[Observation] = []
+        self._rtts: dict[int, float] = {}
 
     def _record(self, fact: Observation) -> None:
         self._observations.append(fact)
         if isinstance(fact, Exchange):
+            self._note_rtt(fact)
             self._on_progress(f"{fact.purpose} {fact.protocol.upper()} {fact.remote}: {fact.outcome}")
+
+    def _note_rtt(self, exchange: Exchange) -> None:
+        if exchange.rtt is not None:
+            version = exchange.remote.version
+            self._rtts[version] = min(exchange.rtt, self._rtts.get(version, exchange.rtt))
 
     async def resolve(self, servers: Sequence[str], versions: Sequence[int]) -> list[Endpoint]:
         """Return an endpoint for every server and IP version that has one. Raises NameNotFound where none has."""
@@ -124,7 +132,8 @@ class _Run:
 
     async def probe(self, source: Address, servers: Sequence[Endpoint]) -> None:
         """Put every test asked for to the servers, from one address; UDP and TCP at once."""
-        setting = Setting(self._network, source, self._port, self._started, self._record)
+        known_rtt = partial(self._rtts.get, source.version)
+        setting = Setting(self._network, source, self._port, self._started, self._record, known_rtt)
         async with asyncio.TaskGroup() as protocols:
             if Protocol.UDP in self._protocols:
                 protocols.create_task(probe_udp(setting, servers))

@@ -17,13 +17,17 @@ from natprobe.stun import Attribute
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """From where a probe asks, and whom it tells what it saw. ``port`` is for the mapping test; 0 is any free one."""
+    """From where a probe asks, and whom it tells what it saw. ``port`` is for the mapping test; 0 is any free one.
+
+    ``known_rtt`` is the shortest round trip to a server that anyone has seen by now, in seconds, if anyone has.
+    """
 
     network: Network
     source: Address
     port: int
     started: float
     record: Callable[[Observation], None]
+    known_rtt: Callable[[], float | None]
 
     def now(self) -> float:
         """Seconds since the start of the run."""
@@ -32,7 +36,7 @@ class Setting:
     async def mailbox(self, port: int = 0) -> Mailbox:
         """Open a UDP socket of its own for one test. Raises AddressBusy."""
         datagrams = await self.network.datagrams(Endpoint(self.source, port))
-        return Mailbox(self.network, datagrams, self.started)
+        return Mailbox(self.network, datagrams, self.started, self.known_rtt)
 
 
 def hello_attributes() -> tuple[Attribute, ...]:

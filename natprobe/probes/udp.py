@@ -38,30 +38,26 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
             return
         known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
         server = choose(known)
-        rtt = min(hello.rtt for hello in hellos if hello.rtt is not None)
         shots = await fire(mailbox, server, uncontacted(server, known))
-        await map_endpoints(setting, endpoints_to_map(server, known), rtt)
+        await map_endpoints(setting, endpoints_to_map(server, known))
         volleys = [shot.settle(mailbox) for shot in shots]  # only now: what came late has come
         for volley in volleys:
             setting.record(volley)
     if server.kind is Kind.RFC5780:
-        await prove_change(setting, server, volleys, rtt)
+        await prove_change(setting, server, volleys)
 
 
-async def map_endpoints(setting: Setting, endpoints: Sequence[Endpoint], rtt: float) -> None:
+async def map_endpoints(setting: Setting, endpoints: Sequence[Endpoint]) -> None:
     """From one fresh socket, ask every endpoint at once for the mapped address, and the first one again at the end."""
     async with await setting.mailbox(setting.port) as mailbox:
         exchanges = await asyncio.gather(
-            *(
-                mailbox.ask(Purpose.MAPPING, endpoint, *plain_attributes(), rtt=rtt)
-                for endpoint in (*endpoints, endpoints[0])
-            )
+            *(mailbox.ask(Purpose.MAPPING, e, *plain_attributes()) for e in (*endpoints, endpoints[0]))
         )
     for exchange in exchanges:
         setting.record(exchange)
 
 
-async def prove_change(setting: Setting, server: Server, volleys: Sequence[Volley], rtt: float) -> None:
+async def prove_change(setting: Setting, server: Server, volleys: Sequence[Volley]) -> None:
     """Show that the server does answer from the endpoints that were silent, through a filter that has been opened.
 
     A throwaway socket first asks the silent endpoint itself, which opens the filter towards it. Where the NAT gives
@@ -71,7 +67,7 @@ async def prove_change(setting: Setting, server: Server, volleys: Sequence[Volle
     if not silent:
         return
     async with await setting.mailbox() as mailbox:
-        home = await mailbox.ask(Purpose.PROOF, server.contacted, *plain_attributes(), rtt=rtt)
+        home = await mailbox.ask(Purpose.PROOF, server.contacted, *plain_attributes())
         setting.record(home)
         await asyncio.gather(*(_prove(setting, mailbox, home, sender) for sender in silent))
 
@@ -83,10 +79,10 @@ def _was_silent(volleys: Sequence[Volley], sender: Endpoint) -> bool:
 
 async def _prove(setting: Setting, mailbox: Mailbox, home: Exchange, sender: Sender) -> None:
     endpoint, how = sender
-    alive = await mailbox.ask(Purpose.PROOF, endpoint, *plain_attributes(), rtt=home.rtt)
+    alive = await mailbox.ask(Purpose.PROOF, endpoint, *plain_attributes())
     setting.record(alive)
     attributes = [change_attribute(Change(how))]
     if home.mapped and alive.mapped and home.mapped.port != alive.mapped.port:
         attributes.append(response_port_attribute(alive.mapped.port))
-    proof = await mailbox.ask(Purpose.PROOF, home.remote, *attributes, rtt=home.rtt, answer_from=endpoint)
+    proof = await mailbox.ask(Purpose.PROOF, home.remote, *attributes, answer_from=endpoint)
     setting.record(proof)
