@@ -1,0 +1,98 @@
+"""The plan of the house, enforced: which room may know which (docs/design.md), and what decides never waits."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import natprobe
+
+PACKAGE = Path(natprobe.__file__).parent
+
+GROUND = {"endpoint", "errors"}
+VOCABULARY = GROUND | {"behaviour"}
+WIRE = GROUND | {"stun", "extensions"}
+FACTS = VOCABULARY | WIRE | {"observation", "server", "silence"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "endpoint": set(),
+    "errors": set(),
+    "behaviour": {"endpoint"},
+    "stun": GROUND,
+    "extensions": GROUND | {"stun"},
+    "observation": VOCABULARY,
+    "server": GROUND | {"stun", "extensions", "observation"},
+    "silence": GROUND | {"observation"},
+    "network": GROUND,
+    "sockets": GROUND | {"network"},
+    "exchange": FACTS | {"network"},
+    "probes": FACTS | {"network", "exchange"},
+    "inference": FACTS,
+    "report": FACTS | {"inference"},
+    "public": GROUND,
+    "run": FACTS | {"network", "sockets", "exchange", "probes", "report", "public"},
+    "schema": FACTS | {"inference", "report"},
+    "reflector": WIRE,
+    "lab": FACTS | {"network", "exchange", "probes", "inference", "report", "run", "reflector"},
+    "views": FACTS | {"inference", "report"},
+    "cli": FACTS | {"inference", "report", "run", "public", "reflector", "lab", "views"},
+    "__init__": FACTS | {"inference", "report", "run"},
+    "__main__": {"cli"},
+}
+"""Arrows run downward only; probes and inference never meet but in ``run``; nothing but the command line uses the lab."""
+
+PURE = [
+    *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
+    *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
+]
+WAITING = {"asyncio", "socket", "time", "random", "select", "threading", "subprocess", "asyncio_dgram"}
+ONLY_IN = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "views"}, "jinja2": {"views"}, "aiortc": {"webrtc"}}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Return the full names of the modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            assert node.module
+            found |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_arrows_run_downward(path: Path) -> None:
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("natprobe.")}
+    rooms = {entry for entry in used if (PACKAGE / entry).is_dir() or (PACKAGE / f"{entry}.py").exists()}
+    assert rooms - {room(path)} <= MAY_IMPORT[room(path)]
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_what_decides_never_waits(name: str) -> None:
+    place = PACKAGE / name
+    for path in place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]:
+        assert not {module.split(".")[0] for module in imports(path)} & WAITING, path
+
+
+@pytest.mark.parametrize("library", ONLY_IN)
+def test_a_library_stays_in_its_room(library: str) -> None:
+    users = {room(path) for path in modules() if library in {name.split(".")[0] for name in imports(path)}}
+    assert users <= ONLY_IN[library]
+
+
+def test_the_public_names_are_few_and_all_there() -> None:
+    assert sorted(natprobe.__all__) == natprobe.__all__
+    assert len(natprobe.__all__) <= 14
+    for name in natprobe.__all__:
+        assert getattr(natprobe, name).__doc__
