@@ -12,11 +12,12 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import starmap
 
 from natprobe import extensions, stun
 from natprobe.endpoint import Endpoint, Scope
 from natprobe.errors import MalformedMessage
-from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Extension
+from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Extension, Source
 from natprobe.reflector.layout import Layout
 from natprobe.stun import Attribute, Change, Class, Message, Type
 
@@ -276,8 +277,10 @@ def _dial_plan(question: _Question) -> DialPlan | None:
     if value is None or not question.validated:
         return None
     plan = extensions.read_connect_back(value)
-    once = {dial.source: dial for dial in reversed(plan.dials)}  # the first of each source
-    dials = tuple(Dial(dial.source, min(dial.attempts, MAX_ATTEMPTS)) for dial in reversed(once.values()))
+    attempts: dict[Source, int] = {}
+    for dial in plan.dials:
+        attempts.setdefault(dial.source, min(dial.attempts, MAX_ATTEMPTS))
+    dials = tuple(starmap(Dial, attempts.items()))
     return DialPlan(dials, min(plan.spacing, MAX_SPACING), min(plan.patience, MAX_PATIENCE))
 
 
