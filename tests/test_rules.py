@@ -141,7 +141,7 @@ def test_all_but_binding_requests_meet_silence(data: bytes) -> None:
     assert rules_of().answer_stream(data, CLIENT, LOCAL, NOW) is None
 
 
-@pytest.mark.parametrize("value", [b"odd", b"\x77\0\0\0"])
+@pytest.mark.parametrize("value", [b"odd", b"\0\0\0\0\x77\0\0\0"])
 def test_an_extension_of_no_meaning_meets_silence(value: bytes) -> None:
     assert ask(COOKIE, Attribute(Extension.REPLY_FROM, value), FILLER) == ()
     request = stun.request(STREAM_COOKIE, Attribute(Extension.CONNECT_BACK, value), FILLER).encode()
