@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint
-from natprobe.errors import MalformedMessage
+from natprobe.errors import MalformedMessage, NoRoute
 from natprobe.extensions import Extension, read_site
 from natprobe.network import Datagram, Datagrams, Network, Rejection, Stream
 from natprobe.observation import Exchange, Outcome, Purpose
@@ -220,9 +220,13 @@ class Conversation:
         """Connect from ``local``; a connection that is refused or not answered is a conversation that failed."""
         opening = network.now()
         stream: Stream | Rejection | None = None
-        with suppress(TimeoutError):
+        try:
             async with asyncio.timeout(TCP_PATIENCE):
                 stream = await network.connect(local, remote)
+        except NoRoute as none:
+            stream = Rejection(remote, str(none), network.now())
+        except TimeoutError:
+            pass  # silence
         return cls(lambda: network.now() - started, local, remote, stream, opening - started)
 
     @property

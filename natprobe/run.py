@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version as installed_version
+from typing import Any
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
@@ -46,9 +47,7 @@ async def classify(
     wanted = _versions(versions, source)
     resolved = await run.resolve(servers, wanted)
     sources = await run.sources(resolved, parse_address(source) if source else None)
-    async with asyncio.TaskGroup() as family:
-        for version, address in sources.items():
-            family.create_task(run.probe(address, [e for e in resolved if e.version == version]))
+    await _together(run.probe(address, [e for e in resolved if e.version == v]) for v, address in sources.items())
     report = run.report(sources)
     if not report.reached:
         raise NoServerAnswered(_why_none(report))
@@ -134,11 +133,8 @@ class _Run:
         """Put every test asked for to the servers, from one address; UDP and TCP at once."""
         known_rtt = partial(self._rtts.get, source.version)
         setting = Setting(self._network, source, self._port, self._started, self._record, known_rtt)
-        async with asyncio.TaskGroup() as protocols:
-            if Protocol.UDP in self._protocols:
-                protocols.create_task(probe_udp(setting, servers))
-            if Protocol.TCP in self._protocols:
-                protocols.create_task(probe_tcp(setting, servers))
+        probes = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
+        await _together(probe(setting, servers) for protocol, probe in probes.items() if protocol in self._protocols)
         # Silence over the only protocol that was tried says nothing without the other one as control.
         if self._protocols == {Protocol.UDP} and not self._any_answer(source.version):
             await control(setting, servers)
@@ -151,6 +147,16 @@ class _Run:
         duration = self._network.now() - self._started
         version = installed_version("natprobe")
         return Report.of(version, self._date, duration, Vantage.here(sources), self._observations)
+
+
+async def _together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run everything at once; the first failure ends all and is raised as itself."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            for coroutine in work:
+                group.create_task(coroutine)
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
 
 
 def _why_none(report: Report) -> str:

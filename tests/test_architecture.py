@@ -46,7 +46,7 @@ PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
     *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
 ]
-WAITING = {"asyncio", "socket", "time", "random", "select", "threading", "subprocess", "asyncio_dgram"}
+WAITING = {"asyncio", "socket", "time", "select", "threading", "subprocess", "asyncio_dgram"}
 ONLY_IN = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "views"}, "jinja2": {"views"}, "aiortc": {"webrtc"}}
 
 

@@ -86,4 +86,5 @@ async def answers(asking: Iterable[Awaitable[Exchange]], record: Callable[[Obser
     finally:
         for task in pending:
             task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
     return answered

@@ -60,13 +60,14 @@ _REPORTED = {
 
 async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
     """Record who answers, who may connect in, how mappings depend, and how many connections one port holds."""
+    local = await _free_port(setting)
     listener = await setting.network.listen(Endpoint(setting.source, 0))
     try:
         known = await _test_filtering(setting, listener, servers)
     finally:
         listener.close()
     if known:
-        await hold(setting, endpoints_to_map(choose(known), known))
+        await hold(setting, local, endpoints_to_map(choose(known), known))
 
 
 async def _test_filtering(setting: Setting, listener: Listener, servers: Sequence[Endpoint]) -> list[Server]:
@@ -178,13 +179,12 @@ class _Doorman:
         await guest.send(await guest.receive(_TOKEN_SIZE))
 
 
-async def hold(setting: Setting, endpoints: Sequence[Endpoint]) -> None:
-    """From one local port, hold a connection to every endpoint at once; record each mapping, and that all were alive.
+async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint]) -> None:
+    """From ``local``, hold a connection to every endpoint at once; record each mapping, and that all were alive.
 
     The reflector counts the live connections that carry this run's tag; another server's connections are counted by
     their answers after the last one was opened.
     """
-    local = await _free_port(setting)
     at = setting.now()
     tag = group_attribute(os.urandom(16))
     conversations = await _open_all(setting, local, endpoints)

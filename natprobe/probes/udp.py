@@ -30,29 +30,28 @@ from natprobe.stun import Change, change_attribute, response_port_attribute
 
 async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
     """Record what the servers answer, what comes in through a mapping, and how mappings depend on the remote."""
-    async with await setting.mailbox() as mailbox:
+    async with await setting.mailbox(setting.port) as mapping, await setting.mailbox() as filtering:
         hellos = await answers(
-            (mailbox.ask(Purpose.HELLO, server, *hello_attributes()) for server in servers), setting.record
+            (filtering.ask(Purpose.HELLO, server, *hello_attributes()) for server in servers), setting.record
         )
         if not hellos:
             return
         known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
         server = choose(known)
-        shots = await fire(mailbox, server, uncontacted(server, known))
-        await map_endpoints(setting, endpoints_to_map(server, known))
-        volleys = [shot.settle(mailbox) for shot in shots]  # only now: what came late has come
+        shots = await fire(filtering, server, uncontacted(server, known))
+        await map_endpoints(setting, mapping, endpoints_to_map(server, known))
+        volleys = [shot.settle(filtering) for shot in shots]  # only now: what came late has come
         for volley in volleys:
             setting.record(volley)
     if server.kind is Kind.RFC5780:
         await prove_change(setting, server, volleys)
 
 
-async def map_endpoints(setting: Setting, endpoints: Sequence[Endpoint]) -> None:
+async def map_endpoints(setting: Setting, mailbox: Mailbox, endpoints: Sequence[Endpoint]) -> None:
     """From one fresh socket, ask every endpoint at once for the mapped address, and the first one again at the end."""
-    async with await setting.mailbox(setting.port) as mailbox:
-        exchanges = await asyncio.gather(
-            *(mailbox.ask(Purpose.MAPPING, e, *plain_attributes()) for e in (*endpoints, endpoints[0]))
-        )
+    exchanges = await asyncio.gather(
+        *(mailbox.ask(Purpose.MAPPING, e, *plain_attributes()) for e in (*endpoints, endpoints[0]))
+    )
     for exchange in exchanges:
         setting.record(exchange)
 
