@@ -13,7 +13,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from natprobe.endpoint import Endpoint
 from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Source
@@ -59,12 +59,12 @@ class Dialer:
         """Make the attempts of one source, until one shows what becomes of all."""
         outcomes, made = [DialOutcome.NOT_DIALLED], 0
         # From one port, two connections to one target cannot be told apart: there the attempts take turns.
-        turns = asyncio.Semaphore(1 if origin and origin.port else AT_ONCE)
+        turn = asyncio.Lock() if origin and origin.port else nullcontext()
 
         async def attempt(number: int) -> DialOutcome:
             nonlocal made
             await asyncio.sleep(number * plan.spacing)
-            async with turns:
+            async with turn:
                 with self._dialling(origin, target) as dialling:
                     if dialling is None:
                         return DialOutcome.NOT_DIALLED
