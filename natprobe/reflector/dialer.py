@@ -20,6 +20,8 @@ from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Source
 
 MARK = b"natp"
 """Follows the transaction ID of the request in the token."""
+ECHO_PATIENCE = 2.0
+"""Seconds for the token to come back: by then the path is known to be open, and a busy client may take its time."""
 AT_ONCE = 64
 """Attempts under way at once, over all clients."""
 
@@ -121,14 +123,24 @@ async def _outcome(dialling: socket.socket, target: Endpoint, patience: float, t
         async with asyncio.timeout(patience):
             await loop.sock_connect(dialling, target.sockaddr)
     except TimeoutError:  # also the kernel's own ETIMEDOUT
-        return DialOutcome.SILENT
+        if not _connected(dialling):
+            return DialOutcome.SILENT
     except OSError as failed:
         return _failure(dialling, failed)
     try:
-        async with asyncio.timeout(patience):
+        async with asyncio.timeout(ECHO_PATIENCE):
             return await _echoed(dialling, token)
     except OSError:  # TimeoutError is one
         return DialOutcome.CONNECTED
+
+
+def _connected(dialling: socket.socket) -> bool:
+    """Whether the connection stands although its time is up: a busy loop may see the end of the wait first."""
+    try:
+        dialling.getpeername()
+    except OSError:
+        return False
+    return True
 
 
 async def _echoed(dialling: socket.socket, token: bytes) -> DialOutcome:

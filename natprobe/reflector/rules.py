@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import starmap
 
 from natprobe import extensions, stun
-from natprobe.endpoint import Endpoint, Scope
+from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
 from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Extension, Source
 from natprobe.reflector.layout import Layout
@@ -107,9 +107,8 @@ class _Question:
     size: int
     source: Endpoint
     local: Endpoint
+    now: float
     stream: bool
-    cookie: bytes
-    """The cookie that is good for this sender now."""
     validated: bool
     trusted: bool
     """Whether a reply may leave from elsewhere, or go to another port of the sender."""
@@ -131,6 +130,12 @@ class Rules:
         self._key = key
         self._instance = Attribute(Extension.INSTANCE, instance)
         self._compat = compat
+        self._others = {local: layout.changed(local, Change.ADDRESS | Change.PORT) for local in layout.listening}
+        self._sites = {
+            (local, stream): extensions.site_attribute(layout.site(local, stream=stream))
+            for local in layout.listening
+            for stream in (False, True)
+        }
 
     def answer(
         self, data: bytes, source: Endpoint, local: Endpoint, now: float, received: tuple[int, int] | None = None
@@ -180,8 +185,8 @@ class Rules:
             len(data),
             source,
             local,
+            now,
             stream,
-            cookie=self.cookie(source, now, stream=stream),
             validated=validated,
             trusted=validated or (self._compat and shown is None),
             limit=max(len(data), self._due(message, source)),
@@ -253,7 +258,7 @@ class Rules:
             else stun.address_attribute(Type.MAPPED_ADDRESS, question.source)
         )
         rest = [stun.address_attribute(Type.RESPONSE_ORIGIN if standard else Type.SOURCE_ADDRESS, origin)]
-        other = self.layout.changed(question.local, Change.ADDRESS | Change.PORT)
+        other = self._others[question.local]
         if other is not None:
             rest.append(stun.address_attribute(Type.OTHER_ADDRESS if standard else Type.CHANGED_ADDRESS, other))
         if standard:
@@ -268,8 +273,8 @@ class Rules:
         wanting = (Extension.COOKIE, Extension.REPLY_FROM, Extension.CONNECT_BACK)
         if question.validated or not any(map(question.has, wanting)):
             return ()
-        site = self.layout.site(question.local, stream=question.stream)
-        return extensions.cookie_attribute(question.cookie), extensions.site_attribute(site)
+        cookie = self.cookie(question.source, question.now, stream=question.stream)
+        return extensions.cookie_attribute(cookie), self._sites[question.local, question.stream]
 
 
 def _dial_plan(question: _Question) -> DialPlan | None:
@@ -309,13 +314,12 @@ def _contradiction(question: _Question) -> bool:
 
 def _answerable(source: Endpoint, local: Endpoint) -> bool:
     """Whether a reply to ``source`` can go to a host, and to one that can have sent the request."""
-    if source.port == 0 or source.version != local.version:
+    address = source.address
+    if source.port == 0 or address.version != local.version or address.is_unspecified or address.is_multicast:
         return False
-    if source.version == 4 and (int(source.address) == _LIMITED_BROADCAST or int(source.address) >> 24 == 0):
+    if address.version == 4 and (int(address) == _LIMITED_BROADCAST or int(address) >> 24 == 0):
         return False
-    if source.scope is Scope.LOOPBACK:
-        return local.scope is Scope.LOOPBACK
-    return source.scope not in (Scope.UNSPECIFIED, Scope.MULTICAST)
+    return local.address.is_loopback or not address.is_loopback
 
 
 def _tag(message: Message) -> bytes | None:
