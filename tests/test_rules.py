@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import re
 from ipaddress import ip_address
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,8 +14,18 @@ from hypothesis import strategies as st
 from natprobe import extensions, stun
 from natprobe.endpoint import Address, Endpoint
 from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Extension, PlannedReply, ReplyNumber, Source
+from natprobe.reflector.budget import Rates
 from natprobe.reflector.layout import Layout
-from natprobe.reflector.rules import COOKIE_LIFE, MAX_ATTEMPTS, Outgoing, Rules, StreamAnswer
+from natprobe.reflector.rules import (
+    COOKIE_LIFE,
+    MAX_ATTEMPTS,
+    MAX_PATIENCE,
+    MAX_SPACING,
+    MAX_TAG,
+    Outgoing,
+    Rules,
+    StreamAnswer,
+)
 from natprobe.stun import Attribute, Change, Class, Message, Type
 
 NOW = 1000.5
@@ -578,6 +590,40 @@ def test_every_source_is_bound() -> None:
 )
 def test_what_cannot_be_tested_is_said(layout: Layout, said: list[str]) -> None:
     assert [limit.partition(":")[0] for limit in layout.limits()] == said
+
+
+# The protocol page
+
+PAGE = (Path(__file__).parent.parent / "docs" / "protocol.md").read_text()
+
+
+def test_the_protocol_page_names_everything() -> None:
+    for member in (*Extension, *Source, *DialOutcome):
+        assert member.name.replace("_", "-") in PAGE
+    for member in Extension:
+        assert f"0x{member:04X}" in PAGE
+    for limit in (COOKIE_LIFE, MAX_ATTEMPTS, MAX_TAG, round(MAX_SPACING * 1000), round(MAX_PATIENCE * 1000)):
+        assert re.search(rf"\b{limit}\b", PAGE)
+    for rate in (Rates().plain, Rates().several, Rates().oversize, Rates().output):
+        assert f"| {rate.per_second:,} | {rate.burst:,} |" in PAGE
+
+
+def packet(block: str) -> bytes:
+    """The bytes of an example: hex up to the remark that three spaces part from it; ``00*9`` is nine zero bytes."""
+    told = (re.split(r"(?<=\S)   ", line)[0] for line in block.splitlines())
+    zeros = re.sub(r"00\*(\d+)", lambda count: "00" * int(count[1]), " ".join(told))
+    return bytes.fromhex(zeros)
+
+
+def test_the_worked_example_is_what_really_happens() -> None:
+    blocks = map(packet, re.findall(r"```stun \w+\n(.*?)```", PAGE, re.DOTALL))
+    asking, told, planning, quiet = blocks
+    (first,) = rules_of().answer(asking, CLIENT, LOCAL, 1000.0, (57, 0))
+    assert first.data == told
+    replies = rules_of().answer(planning, CLIENT, LOCAL, 1001.0)
+    assert [reply.delay for reply in replies] == [0.0, 0.0, 0.05, 0.05]
+    assert replies[1].source == endpoint("198.51.100.4:50003")
+    assert replies[1].data == quiet
 
 
 # What no request can do
