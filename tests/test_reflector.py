@@ -467,7 +467,7 @@ async def test_silence_is_told_as_silence(reflector: Reflector, deaf: socket.soc
         results = await dial(
             client, *ALL, attempts=3, patience=0.05
         )  # at once where each has a fresh port, else in turn
-    assert set(results.values()) == {DialResult(source, DialOutcome.SILENT, 3) for source in ALL}
+    assert set(results.values()) == {DialResult(source, DialOutcome.SILENT, 2) for source in ALL}
 
 
 async def test_what_the_reflector_cannot_dial_from_is_no_verdict() -> None:
