@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Address
 
 from natprobe.endpoint import Endpoint, Scope, scope_of
 from natprobe.extensions import Source
@@ -73,7 +74,8 @@ UNREACHABLE_OTHER = "its OTHER-ADDRESS cannot be reached from here"
 def other_address_fault(contacted: Endpoint, other: Endpoint | None) -> str | None:
     """Return what is wrong with an OTHER-ADDRESS (RFC 5780 §7.4), or None.
 
-    An address of a narrower scope than the server's own, unspecified or of the other family, cannot be reached.
+    An address that is unspecified, reserved, of the other family or of a narrower scope than the server's own cannot be
+    reached.
     """
     if other is None:
         return NO_OTHER
@@ -81,7 +83,8 @@ def other_address_fault(contacted: Endpoint, other: Endpoint | None) -> str | No
         return UNREACHABLE_OTHER
     if other.address == contacted.address:
         return SAME_ADDRESS
-    if scope_of(other.address) not in (contacted.scope, Scope.GLOBAL):
+    reserved = isinstance(other.address, IPv4Address) and other.address.is_reserved
+    if reserved or scope_of(other.address) not in (contacted.scope, Scope.GLOBAL):
         return UNREACHABLE_OTHER
     return SAME_PORT if other.port == contacted.port else None
 
