@@ -5,9 +5,9 @@ Knows nothing of sockets or packets.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Final, final
 
 Address = IPv4Address | IPv6Address
 
@@ -61,16 +61,19 @@ def scope_of(address: Address) -> Scope:
     return Scope.GLOBAL
 
 
-@dataclass(frozen=True, slots=True)
+@final
 class Endpoint:
-    """A transport address. Hashable; written and read as ``198.51.100.1:3478`` or ``[2001:db8::1]:3478``."""
+    """A transport address: a value, ordered, written and read as ``198.51.100.1:3478`` or ``[2001:db8::1]:3478``."""
 
-    address: Address
-    port: int
+    # No dataclass: in JSON it is a string, and it is hashed and compared more often than anything else here.
+    __slots__ = ("_hash", "address", "port")
 
-    def __post_init__(self) -> None:
-        if not 0 <= self.port <= 0xFFFF:
-            raise ValueError(f"port {self.port} is not between 0 and 65535")
+    def __init__(self, address: Address, port: int) -> None:
+        if not 0 <= port <= 0xFFFF:
+            raise ValueError(f"port {port} is not between 0 and 65535")
+        self.address: Final = address
+        self.port: Final = port
+        self._hash: Final = hash((address, port))
 
     @classmethod
     def of(cls, address: str | Address, port: int) -> Endpoint:
@@ -102,12 +105,21 @@ class Endpoint:
     def with_port(self, port: int) -> Endpoint:
         return Endpoint(self.address, port)
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Endpoint) and self.port == other.port and self.address == other.address
+
+    def __hash__(self) -> int:
+        return self._hash
+
     def __lt__(self, other: Endpoint) -> bool:
         return self._order < other._order
 
     @property
     def _order(self) -> tuple[int, int, int]:
         return self.version, int(self.address), self.port
+
+    def __repr__(self) -> str:
+        return f"Endpoint({self})"
 
     def __str__(self) -> str:
         return f"[{self.address}]:{self.port}" if self.version == 6 else f"{self.address}:{self.port}"

@@ -26,7 +26,7 @@ PATIENCE = 3.0
 """Longest wait for an answer, in seconds: five round trips over a satellite."""
 
 TCP_PATIENCE = 4.0
-"""Longest wait for a TCP connection or an answer on one, in seconds: the SYN is sent at 0, 1 and 3 s (RFC 6298)."""
+"""Longest wait for a TCP connection, or for an answer on one, in seconds."""
 
 _REJECTIONS = 2
 """ICMP errors that end a question early; one alone may be stray or forged, and an answer still on its way."""
@@ -50,6 +50,16 @@ def gaps(known_rtt: Callable[[], float | None]) -> Iterator[float]:
         yield min(gap, left)
         waited += gap
         gap *= 1.25
+
+
+def attempt_times(rtt: float | None) -> Iterator[float]:
+    """Yield how long each attempt to connect may take, in seconds, TCP_PATIENCE in all."""
+    wait = 0.5 if rtt is None else max(0.1, 3 * rtt)
+    left = TCP_PATIENCE
+    while left > 0:
+        yield min(wait, left)
+        left -= wait
+        wait *= 1.4
 
 
 class Inbox:
@@ -204,8 +214,10 @@ class Conversation:
         remote: Endpoint,
         stream: Stream | Rejection | None,
         opened_at: float,
+        attempts: int,
     ) -> None:
         self._now = now
+        self._attempts = attempts
         self._opened_at = opened_at
         self._stream = stream if not isinstance(stream, Rejection) else None
         self._failure = Outcome.REJECTED if isinstance(stream, Rejection) else Outcome.SILENT
@@ -216,18 +228,33 @@ class Conversation:
         """The last reply, for what an Exchange does not keep."""
 
     @classmethod
-    async def open(cls, network: Network, started: float, local: Endpoint, remote: Endpoint) -> Self:
-        """Connect from ``local``; a connection that is refused or not answered is a conversation that failed."""
+    async def open(
+        cls,
+        network: Network,
+        started: float,
+        local: Endpoint,
+        remote: Endpoint,
+        known_rtt: Callable[[], float | None],
+    ) -> Self:
+        """Connect from ``local``; a connection that is refused or not answered is a conversation that failed.
+
+        An attempt without an answer is dropped and made anew long before the system would repeat its SYN.
+        """
         opening = network.now()
         stream: Stream | Rejection | None = None
-        try:
-            async with asyncio.timeout(TCP_PATIENCE):
-                stream = await network.connect(local, remote)
-        except NoRoute as none:
-            stream = Rejection(remote, str(none), network.now())
-        except TimeoutError:
-            pass  # silence
-        return cls(lambda: network.now() - started, local, remote, stream, opening - started)
+        attempts = 0
+        for seconds in attempt_times(known_rtt()):
+            attempts += 1
+            try:
+                async with asyncio.timeout(seconds):
+                    stream = await network.connect(local, remote)
+                break
+            except NoRoute as none:
+                stream = Rejection(remote, str(none), network.now())
+                break
+            except TimeoutError:
+                continue
+        return cls(lambda: network.now() - started, local, remote, stream, opening - started, attempts)
 
     @property
     def connected(self) -> bool:
@@ -242,7 +269,8 @@ class Conversation:
         at = self._now()
         base = (purpose, Protocol.TCP, self.local, self.remote)
         if self._stream is None:
-            return Exchange(*base, self._opened_at, 1, at - self._opened_at, self._failure, detail=self._detail)
+            waited = at - self._opened_at
+            return Exchange(*base, self._opened_at, self._attempts, waited, self._failure, detail=self._detail)
         message = request(*attributes)
         await self._stream.send(message.encode())
         self.reply = None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 from natprobe.behaviour import Protocol, Verdict
@@ -23,13 +24,15 @@ SCHEMA = "natprobe.report/1"
 class Vantage:
     """From where was measured: the source address of each IP version, and the system."""
 
-    ipv4: Address | None
-    ipv6: Address | None
     platform: str
+    ipv4: IPv4Address | None = None
+    ipv6: IPv6Address | None = None
 
     @classmethod
-    def here(cls, sources: Mapping[int, Address]) -> Vantage:
-        return cls(sources.get(4), sources.get(6), f"{platform.system()} {platform.release()}")
+    def here(cls, sources: Iterable[Address]) -> Vantage:
+        ipv4 = next((address for address in sources if isinstance(address, IPv4Address)), None)
+        ipv6 = next((address for address in sources if isinstance(address, IPv6Address)), None)
+        return cls(f"{platform.system()} {platform.release()}", ipv4, ipv6)
 
 
 @dataclass(frozen=True, slots=True)

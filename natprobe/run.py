@@ -13,7 +13,7 @@ from natprobe.behaviour import Protocol
 from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
 from natprobe.errors import CannotRun, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.network import Network
-from natprobe.observation import Exchange, Observation, Outcome, Resolution
+from natprobe.observation import Exchange, Observation, Resolution
 from natprobe.probes import Setting
 from natprobe.probes.tcp import control, probe_tcp
 from natprobe.probes.udp import probe_udp
@@ -146,7 +146,7 @@ class _Run:
     def report(self, sources: dict[int, Address]) -> Report:
         duration = self._network.now() - self._started
         version = installed_version("natprobe")
-        return Report.of(version, self._date, duration, Vantage.here(sources), self._observations)
+        return Report.of(version, self._date, duration, Vantage.here(sources.values()), self._observations)
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
@@ -164,8 +164,7 @@ def _why_none(report: Report) -> str:
     failures: dict[str, str] = {}
     for fact in report.observations:
         if isinstance(fact, Exchange):
-            how = fact.detail or f"silent for {fact.waited:.1f} s"
-            if fact.outcome in (Outcome.REJECTED, Outcome.ERROR) or fact.outcome is Outcome.SILENT:
-                failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", how)
-    told = "; ".join(f"{who}: {how}" for who, how in failures.items())
+            how = fact.detail or (f"error {fact.error}" if fact.error else f"silent for {fact.waited:.1f} s")
+            failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", how)
+    told = "; ".join(f"{who}: {how}" for who, how in sorted(failures.items()))
     return f"no server answered ({told})"

@@ -89,7 +89,11 @@ class HostNetwork:
 
     async def listen(self, local: Endpoint) -> Listener:
         sock = _bound(local, socket.SOCK_STREAM)
-        sock.listen()
+        try:
+            sock.listen()
+        except OSError as wrong:
+            sock.close()
+            raise AddressBusy(_bind_failure(local, wrong)) from None
         return _HostListener(sock)
 
 
@@ -160,7 +164,11 @@ class _HostStream:
 
     @classmethod
     async def over(cls, sock: socket.socket, remote: Endpoint) -> _HostStream:
-        reader, writer = await asyncio.open_connection(sock=sock)
+        try:
+            reader, writer = await asyncio.open_connection(sock=sock)
+        except BaseException:
+            sock.close()
+            raise
         return cls(reader, writer, remote)
 
     async def send(self, data: bytes) -> None:
@@ -181,18 +189,30 @@ class _HostStream:
 
 
 class _HostListener:
-    """A TCP listener that shares its port."""
+    """A TCP listener that shares its port. What came in and was never asked for is closed with it."""
 
     def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
         self.local = _endpoint(sock.getsockname())
+        self._sock = sock
+        self._waiting: asyncio.Queue[tuple[socket.socket, Endpoint]] = asyncio.Queue()
+        # Not asyncio's own server: closing that while connections are on their way up leaves them open.
+        asyncio.get_running_loop().add_reader(sock, self._admit)
 
     async def accept(self) -> Stream:
-        sock, remote = await asyncio.get_running_loop().sock_accept(self._sock)
-        return await _HostStream.over(sock, _endpoint(remote))
+        return await _HostStream.over(*await self._waiting.get())
 
     def close(self) -> None:
-        self._sock.close()
+        if self._sock.fileno() >= 0:
+            asyncio.get_running_loop().remove_reader(self._sock)
+            self._sock.close()
+        while not self._waiting.empty():
+            self._waiting.get_nowait()[0].close()
+
+    def _admit(self) -> None:
+        with contextlib.suppress(OSError):  # it may have gone again already
+            sock, remote = self._sock.accept()
+            sock.setblocking(False)
+            self._waiting.put_nowait((sock, _endpoint(remote)))
 
 
 def _family(version: int) -> socket.AddressFamily:

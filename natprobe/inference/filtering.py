@@ -42,10 +42,14 @@ def judge_filtering(facts: Facts) -> Verdict[Dependence]:
     evidence = indexes(tests) + indexes(facts.purpose(Purpose.PROOF))
     if not findings:
         return not_determined(_why_nothing(facts), evidence)
-    return _judge(tests[0][1].remote, findings, evidence)
+    contacted = tests[0][1].remote
+    server = facts.server(contacted)
+    return _judge(contacted, findings, evidence, server.fault if server else None)
 
 
-def _judge(contacted: Endpoint, findings: Mapping[Endpoint, Finding], evidence: tuple[int, ...]) -> Verdict[Dependence]:
+def _judge(
+    contacted: Endpoint, findings: Mapping[Endpoint, Finding], evidence: tuple[int, ...], fault: str | None
+) -> Verdict[Dependence]:
     passed = {sender: finding.passed for sender, finding in findings.items() if finding.passed is not None}
     unknown = _told(findings, None)
     if not passed:
@@ -55,8 +59,9 @@ def _judge(contacted: Endpoint, findings: Mapping[Endpoint, Finding], evidence: 
     if not explaining:
         return not_determined(f"{seen}: a filter kept per host, or a sender that is down", evidence)
     if len(explaining) > 1:
-        reason = f"cannot tell {listing(explaining)} apart: {seen}"
-        return not_determined(f"{reason}; {unknown}" if unknown else reason, evidence)
+        culprit = f"{contacted}: {fault}" if fault else None
+        reason = "; ".join(filter(None, (seen, unknown, culprit)))
+        return not_determined(f"cannot tell {listing(explaining)} apart: {reason}", evidence)
     certain = all(finding.certain for finding in findings.values() if finding.passed is not None)
     certainty = Certainty.CONFIRMED if certain else Certainty.LIKELY
     return Verdict(explaining[0], certainty, f"after sending to {contacted} alone, {seen}", evidence)

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from natprobe.endpoint import Address, Endpoint
-from natprobe.exchange import Mailbox
+from natprobe.exchange import Conversation, Mailbox
 from natprobe.extensions import cookie_attribute, filler_attribute
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation
@@ -37,6 +37,10 @@ class Setting:
         """Open a UDP socket of its own for one test. Raises AddressBusy."""
         datagrams = await self.network.datagrams(Endpoint(self.source, port))
         return Mailbox(self.network, datagrams, self.started, self.known_rtt)
+
+    async def conversation(self, local: Endpoint, remote: Endpoint) -> Conversation:
+        """Open a TCP connection from ``local``; one that fails is a conversation that says so. Raises AddressBusy."""
+        return await Conversation.open(self.network, self.started, local, remote, self.known_rtt)
 
 
 def hello_attributes() -> tuple[Attribute, ...]:

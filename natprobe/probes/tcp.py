@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
@@ -75,9 +76,8 @@ async def _test_filtering(setting: Setting, listener: Listener, servers: Sequenc
     conversations: dict[Endpoint, Conversation] = {}
 
     async def greet(server: Endpoint) -> Exchange:
-        conversation = await Conversation.open(setting.network, setting.started, listener.local, server)
-        conversations[server] = conversation
-        return await conversation.ask(Purpose.HELLO, *hello_attributes())
+        conversations[server] = await setting.conversation(listener.local, server)
+        return await conversations[server].ask(Purpose.HELLO, *hello_attributes())
 
     try:
         hellos = await answers((greet(server) for server in servers), setting.record)
@@ -89,26 +89,33 @@ async def _test_filtering(setting: Setting, listener: Listener, servers: Sequenc
             await _ask_back(setting, listener, conversations[server.contacted], senders, rtt or 0.0)
         return known
     finally:
-        _close_all(conversations.values())
+        for conversation in conversations.values():
+            conversation.close()
 
 
 async def control(setting: Setting, servers: Sequence[Endpoint]) -> None:
     """Record whether the servers answer over TCP: what tells a blocked UDP from a dead server."""
-    conversations = await _open_all(setting, Endpoint(setting.source, 0), servers)
-    for conversation in conversations:
-        setting.record(await conversation.ask(Purpose.CONTROL, *plain_attributes()))
-    _close_all(conversations)
+    async with _open_together(setting, Endpoint(setting.source, 0), servers) as conversations:
+        for conversation in conversations:
+            setting.record(await conversation.ask(Purpose.CONTROL, *plain_attributes()))
 
 
-async def _open_all(setting: Setting, local: Endpoint, remotes: Sequence[Endpoint]) -> list[Conversation]:
-    return await asyncio.gather(
-        *(Conversation.open(setting.network, setting.started, local, remote) for remote in remotes)
-    )
+@asynccontextmanager
+async def _open_together(
+    setting: Setting, local: Endpoint, remotes: Sequence[Endpoint]
+) -> AsyncIterator[list[Conversation]]:
+    """Hold a conversation with each remote from one local endpoint, all open until the block ends."""
+    opened: dict[Endpoint, Conversation] = {}
 
+    async def open_one(remote: Endpoint) -> None:
+        opened[remote] = await setting.conversation(local, remote)
 
-def _close_all(conversations: Iterable[Conversation]) -> None:
-    for conversation in conversations:
-        conversation.close()
+    try:
+        await asyncio.gather(*map(open_one, remotes))
+        yield [opened[remote] for remote in remotes]
+    finally:
+        for conversation in opened.values():
+            conversation.close()
 
 
 async def _ask_back(
@@ -187,8 +194,7 @@ async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint])
     """
     at = setting.now()
     tag = group_attribute(os.urandom(16))
-    conversations = await _open_all(setting, local, endpoints)
-    try:
+    async with _open_together(setting, local, endpoints) as conversations:
         mappings = await _ask_all(conversations, Purpose.MAPPING, tag)
         # The second answers are the proof: by then every connection has been opened, and none closed.
         again = await _ask_all([c for c in conversations if c.connected], Purpose.HOLD, tag)
@@ -199,8 +205,6 @@ async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint])
         mapped = tuple(exchange.mapped for exchange in held if exchange.mapped)
         remotes = tuple(exchange.remote for exchange in held)
         setting.record(Hold(local, remotes, mapped, at, len(held), max(counts, default=None)))
-    finally:
-        _close_all(conversations)
 
 
 async def _ask_all(conversations: Sequence[Conversation], purpose: Purpose, tag: Attribute) -> list[Exchange]:
