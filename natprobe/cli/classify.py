@@ -2,25 +2,85 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
+import natprobe
 from natprobe.behaviour import Protocol
-from natprobe.cli.running import NOT_DETERMINED, run
-from natprobe.run import classify as classify_path
+from natprobe.cli.files import reserved
+from natprobe.cli.showing import page, show
+from natprobe.cli.terminal import Progress
+from natprobe.public import default_servers
 
 
 def classify(
-    server: Annotated[list[str], typer.Option("-s", "--server")],
-    only: Annotated[Protocol | None, typer.Option()] = None,
-    quick: Annotated[bool, typer.Option("--quick")] = False,
-    source: str | None = None,
-    port: int = 0,
-    json: Annotated[bool, typer.Option("--json")] = False,
+    *,
+    server: Annotated[
+        list[str] | None,
+        typer.Option("-s", "--server", metavar="HOST[:PORT]", help="A STUN server or natprobe reflector; repeatable."),
+    ] = None,
+    ipv4: Annotated[bool, typer.Option("-4", help="Use IPv4.")] = False,
+    ipv6: Annotated[bool, typer.Option("-6", help="Use IPv6. Both unless one is chosen.")] = False,
+    source: Annotated[str | None, typer.Option(metavar="ADDR", help="Send from this local address.")] = None,
+    port: Annotated[str, typer.Option(metavar="N", help="Test mappings from this local port.")] = "0",
+    only: Annotated[str | None, typer.Option(metavar="udp|tcp", help="Test this protocol alone.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out all but mapping and filtering.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page for a browser too.")] = None,
+    save: Annotated[str | None, typer.Option(metavar="FILE", help="Write the JSON too: `explain` reads it.")] = None,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the evidence.")] = False,
 ) -> None:
-    """Tell what the NATs on the way do."""
-    report = run(classify_path(server, protocols=[only] if only else list(Protocol), source=source, port=port))
-    typer.echo(report.dumps())
-    if not report.settled:
-        raise typer.Exit(NOT_DETERMINED)
+    """Tell what the NATs and firewalls on the way do to UDP and TCP.
+
+    Exit status: 0 classified, 3 something essential is not determined, 1 could not run, 2 usage.
+    """
+    del quick  # as yet there is no test that mapping and filtering can do without
+    protocols = _protocols(only)
+    versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
+    local_port = _port(port)
+    with reserved(save) as write_json, reserved(html) as write_page:
+        with Progress() as progress:
+            report = asyncio.run(
+                natprobe.classify(
+                    server or default_servers(protocols),
+                    versions=versions,
+                    protocols=protocols,
+                    source=source,
+                    port=local_port,
+                    on_progress=progress.say if json else _meanwhile("natprobe.views.text", progress.say),
+                )
+            )
+        write_json(report.dumps() + "\n")
+        if html:
+            write_page(page(report))
+    show(report, json=json, verbose=verbose)
+
+
+def _meanwhile(module: str, say: Callable[[str], None]) -> Callable[[str], None]:
+    """Return ``say``, but have its first call import ``module`` beside the probes, which mostly wait."""
+    loading = threading.Thread(target=import_module, args=(module,), daemon=True)
+
+    def say_and_load(phrase: str) -> None:
+        if loading.ident is None:
+            loading.start()
+        say(phrase)
+
+    return say_and_load
+
+
+def _protocols(only: str | None) -> list[Protocol]:
+    try:
+        return [Protocol(only)] if only is not None else list(Protocol)
+    except ValueError:
+        raise typer.BadParameter(f"{only!r} is neither udp nor tcp", param_hint="--only") from None
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 0xFFFF):
+        raise typer.BadParameter(f"{text!r} is no port number", param_hint="--port")
+    return int(text)

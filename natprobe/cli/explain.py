@@ -1,22 +1,41 @@
-"""``natprobe explain``: the verdicts of a saved report again."""
+"""``natprobe explain``: the verdicts of a saved report, drawn anew."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from natprobe.cli.running import failing_plainly
+from natprobe.cli.files import reserved
+from natprobe.cli.showing import page, show
 from natprobe.errors import MalformedReport
 from natprobe.report import Report
 
 
-def explain(report: Annotated[Path, typer.Argument(help="A report that --json or --save wrote.")]) -> None:
-    """Draw the verdicts of a saved report anew from its observations, and show their evidence."""
-    with failing_plainly():
-        try:
-            text = report.read_text()
-        except (OSError, UnicodeDecodeError) as wrong:
-            raise MalformedReport(f"{report}: {wrong}") from None
-        typer.echo(Report.loads(text).dumps())
+def explain(
+    report: Annotated[str, typer.Argument(metavar="REPORT.json", help="What --save or --json wrote; - for stdin.")],
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page for a browser too.")] = None,
+    verbose: Annotated[bool, typer.Option("-v/-q", "--verbose/--quiet", help="Show the evidence, or do not.")] = True,
+) -> None:
+    """Draw the verdicts of a saved report anew from what was observed then, and show the evidence.
+
+    Nothing is sent. Exit status: 0 classified, 3 something essential is not determined, 1 no report in that file.
+    """
+    found = _read(report)
+    with reserved(html) as write_page:
+        if html:
+            write_page(page(found))
+    show(found, json=json, verbose=verbose)
+
+
+def _read(path: str) -> Report:
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return Report.loads(data.decode())
+    except OSError as wrong:
+        raise MalformedReport(f"cannot read {path}: {(wrong.strerror or str(wrong)).lower()}") from None
+    except (UnicodeDecodeError, MalformedReport) as wrong:
+        raise MalformedReport(f"{path} is no report of natprobe: {wrong}") from None

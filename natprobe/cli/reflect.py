@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 import typer
 
-from natprobe.cli.running import run
-from natprobe.reflector import serve
+from natprobe.cli.terminal import note
 
 
 def reflect(
-    address: Annotated[list[str], typer.Option(help="Address of this host: the primary, the alternate, the quiet one.")],
-    port: Annotated[list[int] | None, typer.Option(help="Ports to serve; 3478 and 3479 unless said.")] = None,
-    compat: Annotated[bool, typer.Option("--compat", help="Answer other clients too, who do not pad requests.")] = False,
+    address: Annotated[
+        list[str],
+        typer.Option(metavar="ADDR", help="An address of this host: primary, alternate, quiet. Repeat for all three."),
+    ],
+    port: Annotated[
+        list[int] | None, typer.Option(metavar="N", help="A port to serve; 3478 and 3479 unless said.")
+    ] = None,
+    compat: Annotated[
+        bool, typer.Option("--compat", help="Answer other clients in full too, who do not pad requests.")
+    ] = False,
 ) -> None:
-    """Serve UDP and TCP so that clients can learn what their NAT does. Ends on Ctrl-C."""
-    run(serve(address, tuple(port or (3478, 3479)), compat, lambda line: typer.echo(line, err=True)))
+    """Serve UDP and TCP so that clients can learn what their NAT does. Ends on Ctrl-C.
+
+    With one address clients learn how they are seen; with a second, how their NAT maps and filters; with a third, which
+    no client ever writes to, they learn it in one second.
+    """
+    from natprobe.reflector import serve
+    from natprobe.reflector.server import PORTS
+
+    asyncio.run(serve(address, tuple(port or PORTS), compat, note))

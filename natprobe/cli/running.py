@@ -2,43 +2,41 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Coroutine
-from contextlib import contextmanager
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from contextlib import contextmanager
 
 import typer
 
-from natprobe.errors import NatprobeError
-
-T = TypeVar("T")
+from natprobe.cli.terminal import note
+from natprobe.errors import NameNotFound, NatprobeError, NoRoute, NoServerAnswered
 
 COULD_NOT_RUN = 1
 USAGE = 2
 NOT_DETERMINED = 3
 INTERRUPTED = 130
 
+_ADVICE: dict[type[NatprobeError], str] = {
+    NameNotFound: "check the name, and -4 or -6 if given",
+    NoRoute: "is this host connected? -4 or -6 picks the other kind of address",
+    NoServerAnswered: "name another server with -s; if that is silent too, this network lets nothing through",
+}
+"""What to do about it, where the error's own text does not say."""
+
 
 @contextmanager
 def failing_plainly() -> Iterator[None]:
-    """Turn what stops a command into one line on stderr and its exit status."""
+    """Turn what stops a command into one line on stderr and its exit status; Ctrl-C into the status alone."""
     try:
         yield
     except ValueError as misuse:
         _stop(str(misuse), USAGE)
     except NatprobeError as failure:
-        _stop(str(failure), COULD_NOT_RUN)
+        advice = _ADVICE.get(type(failure))
+        _stop(f"{failure}: {advice}" if advice else str(failure), COULD_NOT_RUN)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run ``work`` to its end and return its result; stops the command where it fails."""
-    with failing_plainly():
-        return asyncio.run(work)
-
-
 def _stop(message: str, status: int) -> None:
-    typer.echo(f"natprobe: {message}", err=True)
+    note(f"natprobe: {message}")
     raise typer.Exit(status) from None

@@ -1,0 +1,44 @@
+"""Files that a command will write: known to be writable before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from natprobe.errors import CannotRun
+
+
+@contextmanager
+def reserved(path: str | None) -> Iterator[Callable[[str], None]]:
+    """Give a function that writes a text to ``path``, or nowhere where that is None. Raises CannotRun where it cannot.
+
+    What stood in the file stays there until then; a file that was not there is not left behind empty.
+    """
+    if path is None:
+        yield lambda _: None
+        return
+    file, written = Path(path), False
+
+    def write(text: str) -> None:
+        nonlocal written
+        with _refused(path):
+            file.write_text(text, encoding="utf-8")
+        written = True
+
+    existed = file.exists()
+    with _refused(path):
+        file.open("a").close()
+    try:
+        yield write
+    finally:
+        if not (existed or written):
+            file.unlink(missing_ok=True)
+
+
+@contextmanager
+def _refused(path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as wrong:
+        raise CannotRun(f"cannot write {path}: {(wrong.strerror or str(wrong)).lower()}; choose another file") from None

@@ -1,0 +1,85 @@
+"""Observations in words, one line each: what was asked, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import singledispatch
+
+from natprobe.inference.facts import listing
+from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Outcome, Resolution, Volley, to_json
+from natprobe.report import Report
+from natprobe.views.wording import blocks, value_in_words
+
+
+def cited(report: Report) -> Iterator[tuple[int, str]]:
+    """Yield the observations that some verdict rests on, each with its index, in the order of the report."""
+    evidence = {index for block in blocks(report) for row in block.rows for index in row.evidence}
+    return ((index, in_words(fact)) for index, fact in enumerate(report.observations) if index in evidence)
+
+
+@singledispatch
+def in_words(fact: Observation) -> str:
+    """Return an observation on one line."""
+    return ", ".join(f"{name} {value}" for name, value in to_json(fact).items())
+
+
+@in_words.register
+def _(fact: Resolution) -> str:
+    return f"{fact.name} is {listing(fact.endpoints)}" if fact.endpoints else f"{fact.name}: {fact.error}"
+
+
+@in_words.register
+def _(fact: Exchange) -> str:
+    asked = f" (answer asked from {fact.answer_from})" if fact.answer_from else ""
+    who = f"{fact.protocol.upper()} {fact.purpose} {fact.local} → {fact.remote}{asked}"
+    return f"{_at(fact.at)} {who}: {_outcome(fact)}"
+
+
+def _outcome(fact: Exchange) -> str:
+    match fact.outcome:
+        case Outcome.ANSWERED:
+            return f"seen as {fact.mapped}{_in(fact.rtt)}" if fact.mapped else f"answered{_in(fact.rtt)}"
+        case Outcome.ERROR:
+            return f"error {fact.error}{_in(fact.rtt)}"
+        case Outcome.MISPLACED:
+            return f"answered from {fact.source}{_in(fact.rtt)}"
+        case Outcome.REJECTED:
+            return f"rejected ({fact.detail})"
+        case Outcome.SILENT:
+            return f"silent for {fact.waited:.1f} s, asked {_times(fact.sent)}"
+
+
+@in_words.register
+def _(fact: Volley) -> str:
+    asked = [endpoint for endpoint in fact.asked if endpoint != fact.remote]
+    came = [endpoint for endpoint in asked if fact.heard(endpoint)]
+    control = f"control back{_in(fact.control_after)}" if fact.control_after is not None else "control lost"
+    told = f"{control}, {listing(came) or 'none'} came in, {len(asked) - len(came)} silent"
+    return f"{_at(fact.at)} UDP volley {fact.remote} → {fact.local}: {told}"
+
+
+@in_words.register
+def _(fact: ConnectBack) -> str:
+    source = str(fact.source) if fact.source.port else f"{fact.source.address}, any port,"
+    outcome = fact.outcome.replace("-", " ")
+    return f"{_at(fact.at)} TCP connect-back {source} → {fact.local}: {outcome}, tried {_times(fact.attempts)}"
+
+
+@in_words.register
+def _(fact: Hold) -> str:
+    seen = value_in_words(tuple(dict.fromkeys(fact.mapped)))
+    counted = "" if fact.counted is None else f", {fact.counted} counted by the reflector"
+    told = f"{fact.answered} answered, seen as {seen}{counted}"
+    return f"{_at(fact.at)} TCP held together {fact.local} → {value_in_words(fact.remotes)}: {told}"
+
+
+def _at(seconds: float) -> str:
+    return f"{seconds:.3f} s"
+
+
+def _in(seconds: float | None) -> str:
+    return "" if seconds is None else f" in {seconds * 1000:.1f} ms"
+
+
+def _times(number: int) -> str:
+    return "once" if number == 1 else f"{number} times"
