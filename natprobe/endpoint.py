@@ -83,10 +83,10 @@ class Endpoint:
     @classmethod
     def parse(cls, text: str) -> Endpoint:
         """Read what ``str()`` writes. Raises ValueError with the offending text."""
-        host, port = split_host_port(text)
-        if port is None:
+        host, colon, port = text.rpartition(":")
+        if not (colon and port.isascii() and port.isdigit()):
             raise ValueError(f"{text!r} has no port")
-        return cls.of(host, port)
+        return cls.of(host.removeprefix("[").removesuffix("]"), int(port))
 
     @property
     def version(self) -> int:
@@ -132,17 +132,18 @@ def split_host_port(text: str) -> tuple[str, int | None]:
     """
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
+        if not bracket:
             raise ValueError(f"{text!r} is not [address] or [address]:port")
-        port = rest[1:]
     elif text.count(":") == 1:
-        host, _, port = text.partition(":")
+        host, colon, rest = text.partition(":")
+        rest = colon + rest
     else:
-        host, port = text, ""
+        host, rest = text, ""
     if not host:
         raise ValueError(f"{text!r} names no host")
-    if not port:
+    if not rest:
         return host, None
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 0xFFFF):
+    port = rest[1:]
+    if not (rest.startswith(":") and port.isascii() and port.isdigit() and 1 <= int(port) <= 0xFFFF):
         raise ValueError(f"{port!r} in {text!r} is no port number")
     return host, int(port)
