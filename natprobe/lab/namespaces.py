@@ -9,7 +9,6 @@ clean-up that could be forgotten.
 from __future__ import annotations
 
 import os
-import re
 import select
 import shlex
 import shutil
@@ -187,12 +186,15 @@ def _diagnosis(errors: str) -> str:
 
 def _here(argv: Sequence[str]) -> list[str]:
     """Return ``argv`` with the programs of a lab node as this checkout or installation has them."""
-    programs = {
-        "natprobe": [sys.executable, "-m", "natprobe"],
-        "python": [sys.executable],
-        "node": ["sh", str(compose_directory() / "servers" / "node")],
-    }
-    return [*programs.get(argv[0], argv[:1]), *argv[1:]]
+    match argv:
+        case ["natprobe", *rest]:
+            return [sys.executable, "-m", "natprobe", *rest]
+        case ["python", *rest]:
+            return [sys.executable, *rest]
+        case ["node", *rest]:
+            return ["sh", str(compose_directory() / "servers" / "node"), *_here(rest)]
+        case _:
+            return [*argv]
 
 
 def _environment(node: Node) -> list[str]:
@@ -217,7 +219,7 @@ def _script(topology: Topology, wire: Sequence[str] | None, *, kept: bool) -> It
                 echo "$line" >&2
                 case $line in {READY}*) echo ready ;; esac
             done
-            echo failed
+            echo failed 2>/dev/null
         }}"""
     first, rest = [topology.reflector], [node for node in topology.nodes.values() if node.role is not Role.REFLECTOR]
     bridged = first[0].addresses
@@ -233,7 +235,8 @@ def _script(topology: Topology, wire: Sequence[str] | None, *, kept: bool) -> It
     # A namespace needs no process to stay: the command that keeps the container alive is left out.
     yield from (f'{{ {_settle(node)}\n{_in_namespace(node, ["node", "true"])}; }} & jobs="$jobs $!"' for node in rest)
     yield "for job in $jobs; do wait $job; done\necho ready"
-    yield "exec sleep infinity" if kept else "exec cat >/dev/null"
+    # Not by exec: a shell that waits also reaps what loses its parent.
+    yield "sleep infinity" if kept else "cat >/dev/null"
 
 
 def _links(nodes: Iterable[Node], networks: Iterable[str], *, wired: bool) -> Iterator[str]:

@@ -32,6 +32,8 @@ _NATIVE = {
 }
 """What the kernel does alone. It tells connections apart by the whole 5-tuple and so reuses ports per destination."""
 
+_NO_REUSE = (PortReuse.PER_DESTINATION_ADDRESS, PortReuse.OVERLOADING)
+
 _FIRST_PORT = {
     PortAssignment.SEQUENTIAL: 40000,
     # Where the inside port is taken: below the ephemeral ports of every common system.
@@ -54,34 +56,33 @@ def ruleset(policy: NatPolicy, *, uplink: str, lan: str, external: str) -> str:
 def require_possible(policy: NatPolicy) -> None:
     """Raise PolicyNotPossible, naming the field, for a NAT that the kernel cannot be."""
     for protocol in Protocol:
-        if obstacle := next(_obstacles(policy.of(protocol), policy.translated), None):
-            raise PolicyNotPossible(f"{protocol}: the kernel has no {obstacle}")
+        obstacles = _router_obstacles if not policy.translated else _nat_obstacles
+        for impossible, what in obstacles(policy.of(protocol)):
+            if impossible:
+                raise PolicyNotPossible(f"{protocol}: the kernel's NAT has no {what}")
 
 
-def _obstacles(policy: ProtocolPolicy, translated: bool) -> Iterator[str]:
-    if policy.filtering is Dependence.CONNECTION_DEPENDENT:
-        yield f"filtering {policy.filtering}"
-    if not translated:
-        if policy.unsolicited is Treatment.ACCEPTED and policy.filtering is not Dependence.ENDPOINT_INDEPENDENT:
-            yield f"unsolicited {policy.unsolicited} behind a filter that refuses it"
-        return
-    if policy.mapping is Dependence.CONNECTION_DEPENDENT:
-        yield f"mapping {policy.mapping}"
-    if policy.port_assignment is PortAssignment.OTHER:
-        yield f"port_assignment {policy.port_assignment}"
-    match policy.port_reuse:
-        case PortReuse.PER_DESTINATION:
-            if (policy.mapping, policy.port_assignment) not in _NATIVE:
-                yield f"port_reuse {policy.port_reuse} with mapping {policy.mapping} and {policy.port_assignment} ports"
-            # One external port for two inside endpoints: only the whole remote endpoint tells them apart (RFC 7857 §3).
-            if policy.filtering is not Dependence.ADDRESS_AND_PORT_DEPENDENT:
-                yield f"filtering {policy.filtering} with port_reuse {policy.port_reuse}"
-        case PortReuse.EXCLUSIVE:
-            # The tables of the two protocols do not see each other; pools apart are enough where ports are not kept.
-            if policy.port_assignment is PortAssignment.PRESERVING:
-                yield f"port_reuse {policy.port_reuse} with preserved ports: per-protocol and per-destination work"
-        case PortReuse.PER_DESTINATION_ADDRESS | PortReuse.OVERLOADING:
-            yield f"port_reuse {policy.port_reuse}"
+def _router_obstacles(policy: ProtocolPolicy) -> Iterator[tuple[bool, str]]:
+    filters = policy.filtering is not Dependence.ENDPOINT_INDEPENDENT
+    yield policy.filtering is Dependence.CONNECTION_DEPENDENT, f"filtering {policy.filtering}"
+    yield filters and policy.unsolicited is Treatment.ACCEPTED, "unsolicited accepted behind a filter that refuses it"
+
+
+def _nat_obstacles(policy: ProtocolPolicy) -> Iterator[tuple[bool, str]]:
+    how = f"mapping {policy.mapping} and port_assignment {policy.port_assignment}"
+    native = (policy.mapping, policy.port_assignment) in _NATIVE
+    overlapping, exclusive = (policy.port_reuse is reuse for reuse in (PortReuse.PER_DESTINATION, PortReuse.EXCLUSIVE))
+    yield policy.mapping is Dependence.CONNECTION_DEPENDENT, f"mapping {policy.mapping}"
+    yield policy.filtering is Dependence.CONNECTION_DEPENDENT, f"filtering {policy.filtering}"
+    yield policy.port_assignment is PortAssignment.OTHER, f"port_assignment {policy.port_assignment}"
+    yield policy.port_reuse in _NO_REUSE, f"port_reuse {policy.port_reuse}"
+    yield overlapping and not native, f"port_reuse {policy.port_reuse} with {how}"
+    # One external port for two inside endpoints: only the whole remote endpoint tells them apart (RFC 7857 §3).
+    apart = policy.filtering is Dependence.ADDRESS_AND_PORT_DEPENDENT
+    yield overlapping and not apart, f"filtering {policy.filtering} with port_reuse {policy.port_reuse}"
+    # The tables of the two protocols do not see each other; where ports are not kept, pools that do not meet will do.
+    preserving = policy.port_assignment is PortAssignment.PRESERVING
+    yield exclusive and preserving, "port_reuse exclusive with preserved ports: take per-protocol or per-destination"
 
 
 def _key(endpoint: str, dependence: Dependence, address: str, port: str) -> str:
@@ -181,7 +182,8 @@ class _Table:
 
     @property
     def _outbound(self) -> str:
-        return f'oifname "{self.uplink}" meta l4proto {self.protocol}'
+        # Not what the gateway itself sends: its RST to a stranger must not permit that stranger's next packet.
+        return f'iifname "{self.lan}" oifname "{self.uplink}" meta l4proto {self.protocol}'
 
     @property
     def _source(self) -> str:
@@ -202,7 +204,7 @@ class _Table:
 
     def _pass(self) -> Iterator[str]:
         if refusal := _refusal(self.policy.outbound, self.protocol):
-            yield f'iifname "{self.lan}" {self._outbound} {refusal}'
+            yield f"{self._outbound} {refusal}"
         if self.translated:
             # An inside address is not to be reached by its own name from outside.
             yield f"{self._inbound} ct status & dnat == 0 drop"
@@ -231,7 +233,8 @@ class _Table:
         if self._slots:
             yield f"{self._outbound} snat to {self.external} : ct mark map @port"
             if self._keeps:
-                yield f"{self._outbound} snat to {self.external}"
+                # The port is named, or the kernel would prefer one that the inside endpoint has elsewhere.
+                yield f"{self._outbound} snat to {self.external} : {self.protocol} sport"
         elif self.translated:
             yield f"{self._outbound} {_NATIVE[self.policy.mapping, self.policy.port_assignment]}"
 

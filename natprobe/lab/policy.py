@@ -7,7 +7,7 @@ socket. A policy carries its own expected report, so that the whole of natprobe 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from enum import StrEnum
 from functools import reduce
@@ -15,8 +15,6 @@ from operator import or_
 from typing import Any, get_type_hints
 
 from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Protocol, Treatment
-
-PROTOCOL_NAMES = tuple(str(protocol) for protocol in Protocol)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +31,11 @@ class ProtocolPolicy:
     """What the protocol gets on its way out: anything but ACCEPTED blocks it."""
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> ProtocolPolicy:
+    def from_json(cls, data: object) -> ProtocolPolicy:
         """Read an object of field names and words. Raises ValueError with the key or the word that is none."""
-        kinds = {name: kind for name, kind in get_type_hints(cls).items() if name in _FIELDS}
-        _refuse_unknown(data, kinds)
-        return cls(**{name: _word(kinds[name], name, value) for name, value in data.items()})
+        kinds = get_type_hints(cls)
+        words = _object(data, _FIELDS)
+        return cls(**{name: _word(kinds[name], name, value) for name, value in words.items()})
 
 
 _FIELDS = tuple(field.name for field in fields(ProtocolPolicy))
@@ -57,21 +55,20 @@ class NatPolicy:
         return cls(policy, policy, translated)
 
     @classmethod
-    def from_json(cls, data: Any) -> NatPolicy:
-        """Read what `to_json` returns, or one flat object for both protocols alike; whatever is left out is the default.
+    def from_json(cls, data: object) -> NatPolicy:
+        """Read what `to_json` returns, or one flat object for both protocols alike; what is left out is the default.
 
         Raises ValueError with the key or the value that is wrong.
         """
-        if not isinstance(data, Mapping):
-            raise ValueError(f"a policy is an object, not {data!r}")
-        rest = dict(data)
+        names = [*Protocol] if isinstance(data, Mapping) and data.keys() & set(Protocol) else _FIELDS
+        rest = dict(_object(data, [*names, "translated"]))
         translated = rest.pop("translated", True)
-        if not isinstance(translated, bool):
+        if translated not in (True, False):
             raise ValueError(f"translated is true or false, not {translated!r}")
-        if not rest.keys() & set(PROTOCOL_NAMES):
+        if names is _FIELDS:
             return cls.alike(ProtocolPolicy.from_json(rest), translated=translated)
-        _refuse_unknown(rest, PROTOCOL_NAMES)
-        return cls(*(ProtocolPolicy.from_json(rest.get(name, {})) for name in PROTOCOL_NAMES), translated)
+        udp, tcp = (ProtocolPolicy.from_json(rest.get(name, {})) for name in Protocol)
+        return cls(udp, tcp, translated)
 
     def to_json(self) -> dict[str, Any]:
         """Return the policy in full, as JSON types."""
@@ -81,17 +78,19 @@ class NatPolicy:
         return self.udp if protocol is Protocol.UDP else self.tcp
 
 
-def _refuse_unknown(data: Any, known: Mapping[str, Any] | tuple[str, ...]) -> None:
+def _object(data: object, known: Sequence[str]) -> Mapping[str, Any]:
     if not isinstance(data, Mapping):
-        raise ValueError(f"{data!r} should be an object with some of {', '.join(known)}")
+        raise ValueError(f"a policy is an object with {', '.join(known)}, not {data!r}")  # noqa: TRY004 it is a text's
     if unknown := [key for key in data if key not in known]:
         raise ValueError(f"a policy has no {', '.join(map(repr, unknown))}: it has {', '.join(known)}")
+    return data
 
 
-def _word(kind: type[StrEnum], name: str, value: object) -> StrEnum:
-    if value not in list(kind):
-        raise ValueError(f"{name} is one of {', '.join(kind)}, not {value!r}")
-    return kind(value)
+def _word(kind: type[StrEnum], name: str, value: object) -> Any:
+    words = {str(word): word for word in kind}
+    if value not in words:
+        raise ValueError(f"{name} is one of {', '.join(words)}, not {value!r}")
+    return words[str(value)]
 
 
 def parse_policy(text: str) -> NatPolicy:
@@ -157,23 +156,22 @@ def join(*dependences: Dependence) -> Dependence:
 
 def compose(inner: NatPolicy, outer: NatPolicy) -> NatPolicy:
     """Return what two gateways in series look like from inside: the weaker link wins each axis."""
-    return NatPolicy(
-        *(_compose(inner, outer, protocol) for protocol in Protocol), translated=inner.translated or outer.translated
-    )
+    udp, tcp = (_compose(inner, outer, protocol) for protocol in Protocol)
+    return NatPolicy(udp, tcp, translated=inner.translated or outer.translated)
 
 
 def _compose(inner: NatPolicy, outer: NatPolicy, protocol: Protocol) -> ProtocolPolicy:
     near, far = inner.of(protocol), outer.of(protocol)
-    # The outermost translator chooses the port that is seen; one that preserves shows the choice of the inner one.
-    chooses = near if far.port_assignment is PortAssignment.PRESERVING or not outer.translated else far
+    translator = far if outer.translated else near
+    # A translator that preserves ports shows the choice of the one before it.
+    chooser = near if inner.translated and far.port_assignment is PortAssignment.PRESERVING else translator
+    passes = not outer.translated and far.unsolicited is Treatment.ACCEPTED
     return ProtocolPolicy(
         mapping=join(_mapping(inner, protocol), _mapping(outer, protocol)),
         filtering=join(near.filtering, far.filtering),
-        port_assignment=chooses.port_assignment if inner.translated else far.port_assignment,
-        port_reuse=far.port_reuse if outer.translated else near.port_reuse,
-        unsolicited=far.unsolicited
-        if far.unsolicited is not Treatment.ACCEPTED or outer.translated
-        else near.unsolicited,
+        port_assignment=chooser.port_assignment,
+        port_reuse=translator.port_reuse,
+        unsolicited=near.unsolicited if passes else far.unsolicited,
         outbound=far.outbound if near.outbound is Treatment.ACCEPTED else near.outbound,
     )
 
@@ -210,7 +208,7 @@ def differences(policy: NatPolicy, report: Mapping[str, Any]) -> list[str]:
     A protocol that was not probed (null in the report) is not compared.
     """
     family = report.get("ipv4") or {}
-    if not any(family.get(name) for name in PROTOCOL_NAMES):
+    if not any(family.get(name) for name in Protocol):
         return ["the report has no ipv4 profile"]
     return [
         f"{name} {key}: expected {_say(value)}, but {_verdict(profile.get(key))}"

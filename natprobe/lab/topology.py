@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
 from ipaddress import IPv4Address, IPv4Network
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ class Topology:
     def reflector_addresses(self) -> tuple[IPv4Address, ...]:
         """Primary, alternate, quiet: the order in which the reflector's command names them."""
         words = self.reflector.command
-        return tuple(IPv4Address(value) for word, value in zip(words, words[1:], strict=False) if word == "--address")
+        return tuple(IPv4Address(value) for word, value in pairwise(words) if word == "--address")
 
     def gateway_of(self, client: str) -> Node:
         """Return the gateway that serves a client's network."""
