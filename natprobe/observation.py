@@ -7,7 +7,7 @@ how many copies were sent, what the controls did meanwhile. Times are seconds si
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, is_dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -167,35 +167,33 @@ class Hold:
 
 Observation = Resolution | Exchange | Volley | ConnectBack | Hold
 
-_KINDS: dict[str, type[Any]] = {
+KINDS: dict[str, type[Any]] = {
     "resolution": Resolution,
     "exchange": Exchange,
     "volley": Volley,
     "connect-back": ConnectBack,
     "hold": Hold,
 }
-_NAMES = {kind: name for name, kind in _KINDS.items()}
+_NAMES = {kind: name for name, kind in KINDS.items()}
 
 
 def to_json(fact: object) -> Any:
-    """Return ``fact`` as JSON values: endpoints as strings, seconds to the microsecond, absent fields left out."""
+    """Return ``fact`` as JSON values: endpoints as strings, seconds to the microsecond, defaults left out."""
     if type(fact) in _NAMES:
         return {"kind": _NAMES[type(fact)]} | _present(fact)
-    return msgspec.to_builtins(_present(fact), enc_hook=str)
+    return _present(fact)
 
 
 def _present(fact: Any) -> dict[str, Any]:
-    values = {field.name: getattr(fact, field.name) for field in fields(fact)}
-    return {name: _value(value) for name, value in values.items() if value is not None and value != ()}
+    values = ((field, getattr(fact, field.name)) for field in fields(fact))
+    return {field.name: _value(value) for field, value in values if value != field.default}
 
 
 def _value(value: Any) -> Any:
     if isinstance(value, float):
         return round(value, 6)
-    if isinstance(value, Arrival):
+    if is_dataclass(value):
         return _present(value)
-    if isinstance(value, Endpoint):
-        return str(value)
     if isinstance(value, tuple):
         return [_value(item) for item in value]
     return msgspec.to_builtins(value, enc_hook=str)
@@ -203,7 +201,7 @@ def _value(value: Any) -> Any:
 
 def from_json(value: Mapping[str, Any]) -> Observation:
     """Return the observation that ``to_json`` wrote. Raises MalformedReport naming the field that is wrong."""
-    kind = _KINDS.get(str(value.get("kind")))
+    kind = KINDS.get(str(value.get("kind")))
     if kind is None:
         raise MalformedReport(f"{value.get('kind')!r} is no kind of observation")
     fact: Observation = read(value, kind)

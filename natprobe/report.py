@@ -130,7 +130,7 @@ class Report:
         """Return the report of a JSON document. Raises MalformedReport."""
         try:
             value = json.loads(text)
-        except ValueError as wrong:
+        except (ValueError, RecursionError) as wrong:
             raise MalformedReport(f"not JSON: {wrong}") from None
         return cls.from_json(value)
 
@@ -163,5 +163,4 @@ def _profile_json(profile: Profile | None) -> dict[str, Any] | None:
 
 
 def _verdict_json(verdict: Verdict[Any]) -> dict[str, Any]:
-    told: dict[str, Any] = to_json(verdict)
-    return {"value": None, "evidence": []} | told
+    return to_json(verdict) | {"evidence": list(verdict.evidence)}
