@@ -163,4 +163,5 @@ def _profile_json(profile: Profile | None) -> dict[str, Any] | None:
 
 
 def _verdict_json(verdict: Verdict[Any]) -> dict[str, Any]:
-    return to_json(verdict) | {"evidence": list(verdict.evidence)}
+    told: dict[str, Any] = to_json(verdict)
+    return told | {"evidence": list(verdict.evidence)}
