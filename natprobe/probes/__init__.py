@@ -59,10 +59,13 @@ def choose(servers: list[Server]) -> Server:
     return min(servers, key=lambda server: order[server.kind] + (server.fault is not None))
 
 
-def uncontacted(server: Server, known: Sequence[Server]) -> list[Sender]:
-    """Return the senders of ``server`` at addresses that no other server was greeted at: their filter is untouched."""
-    greeted = {other.contacted.address for other in known if other is not server}
-    return [sender for sender in server.senders if sender[0].address not in greeted]
+def uncontacted(server: Server, greeted: Sequence[Endpoint]) -> list[Sender]:
+    """Return the senders of ``server`` at addresses where no other server was greeted: their filter is untouched.
+
+    What counts is what was sent: whether an answer came back makes no difference to a filter.
+    """
+    touched = {endpoint.address for endpoint in greeted if endpoint != server.contacted}
+    return [sender for sender in server.senders if sender[0].address not in touched]
 
 
 def endpoints_to_map(server: Server, known: Sequence[Server]) -> list[Endpoint]:

@@ -85,7 +85,7 @@ async def _test_filtering(setting: Setting, listener: Listener, servers: Sequenc
         if known and choose(known).kind is Kind.NATPROBE:
             server = choose(known)
             rtt = next(hello.rtt for hello in hellos if hello.remote == server.contacted)
-            senders = uncontacted(server, known)
+            senders = uncontacted(server, servers)
             await _ask_back(setting, listener, conversations[server.contacted], senders, rtt or 0.0)
         return known
     finally:

@@ -22,7 +22,7 @@ from natprobe.probes import (
     plain_attributes,
     uncontacted,
 )
-from natprobe.probes.volley import fire
+from natprobe.probes.volley import fire, refused
 from natprobe.server import Kind, Sender, Server, describe
 from natprobe.silence import tally
 from natprobe.stun import Change, change_attribute, response_port_attribute
@@ -38,17 +38,16 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
             return
         known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
         server = choose(known)
-        shots = await fire(filtering, server, uncontacted(server, known))
-        await map_endpoints(setting, mapping, endpoints_to_map(server, known))
-        volleys = [shot.settle(filtering) for shot in shots]  # only now: what came late has come
+        volleys = await fire(filtering, server, uncontacted(server, servers))
         for volley in volleys:
             setting.record(volley)
+        await map_endpoints(setting, mapping, endpoints_to_map(server, known))
     if server.kind is Kind.RFC5780:
         await prove_change(setting, server, volleys)
 
 
 async def map_endpoints(setting: Setting, mailbox: Mailbox, endpoints: Sequence[Endpoint]) -> None:
-    """From one fresh socket, ask every endpoint at once for the mapped address, and the first one again at the end."""
+    """From one fresh socket, ask every endpoint at once for the mapped address, the first one twice."""
     exchanges = await asyncio.gather(
         *(mailbox.ask(Purpose.MAPPING, e, *plain_attributes()) for e in (*endpoints, endpoints[0]))
     )
@@ -73,7 +72,7 @@ async def prove_change(setting: Setting, server: Server, volleys: Sequence[Volle
 
 def _was_silent(volleys: Sequence[Volley], sender: Endpoint) -> bool:
     asked = tally(volleys, sender)
-    return asked.rounds > 0 and asked.heard == 0
+    return asked.rounds > 0 and asked.heard == 0 and not refused(volleys, sender)
 
 
 async def _prove(setting: Setting, mailbox: Mailbox, home: Exchange, sender: Sender) -> None:

@@ -2,12 +2,16 @@
 
 A natprobe reflector sends a whole volley for one request. Of an RFC 5780 server each reply is a CHANGE-REQUEST of its
 own, and volleys come ten a second (RFC 5780 §5 asks for restraint with other people's servers).
+
+Within a volley control and tests take turns at being first: what lets only the head of a burst through, a rate limit at
+the server or on the way, must not treat the control better than the tests.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
@@ -28,6 +32,8 @@ from natprobe.server import Kind, Sender, Server
 from natprobe.silence import CONVINCING, tally
 from natprobe.stun import Attribute, Change, Message, change_attribute, request
 
+T = TypeVar("T")
+
 _GAP = {Kind.NATPROBE: 0.02, Kind.RFC5780: 0.1}
 _FULL = 12
 """Volleys that convince where nothing is lost; those beyond only make up for losses and come four times as slowly."""
@@ -44,6 +50,14 @@ class Shot:
     at: float
     asked: tuple[Endpoint, ...]
     arrivals: list[Arrival] = field(default_factory=list)
+    _seen: set[tuple[Endpoint, Endpoint, int | None]] = field(default_factory=set)
+
+    def note(self, arrival: Arrival) -> None:
+        """Enter a reply; another copy of it says nothing new."""
+        which = arrival.asked, arrival.source, arrival.error
+        if which not in self._seen:
+            self._seen.add(which)
+            self.arrivals.append(arrival)
 
     def settle(self, mailbox: Mailbox) -> Volley:
         """Return what has come of it so far."""
@@ -51,9 +65,13 @@ class Shot:
         return Volley(mailbox.local, self.remote, self.at, self.asked, waited, tuple(self.arrivals))
 
 
-async def fire(mailbox: Mailbox, server: Server, senders: Sequence[Sender]) -> list[Shot]:
-    """Fire volleys until each sender has been heard, has refused, or its silence convinces; four seconds at most."""
+async def fire(mailbox: Mailbox, server: Server, senders: Sequence[Sender]) -> list[Volley]:
+    """Fire volleys until each sender has been heard, has refused, or its silence convinces; four seconds at most.
+
+    Whatever arrives later is not counted: by then other tests may have opened the filter.
+    """
     shots: list[Shot] = []
+    volleys: list[Volley] = []
     gun = _Gun(mailbox, server, senders)
     started = mailbox.now()
     with mailbox.inbox(server.contacted) as inbox:
@@ -62,19 +80,19 @@ async def fire(mailbox: Mailbox, server: Server, senders: Sequence[Sender]) -> l
             gap = _GAP[server.kind] * (1 if len(shots) < _FULL else 4)
             async for arrival in inbox.listen(gap):
                 if gun.note(arrival) and gun.all_heard:
-                    return shots
+                    return [shot.settle(mailbox) for shot in shots]
             volleys = [shot.settle(mailbox) for shot in shots]
             if all(_settled(volleys, sender) for sender, _ in senders):
                 break
-    return shots
+    return volleys
 
 
 def _settled(volleys: Sequence[Volley], sender: Endpoint) -> bool:
     counted = tally(volleys, sender)
-    return counted.heard > 0 or counted.chance <= CONVINCING or _refused(volleys, sender)
+    return counted.heard > 0 or counted.chance <= CONVINCING or refused(volleys, sender)
 
 
-def _refused(volleys: Sequence[Volley], sender: Endpoint) -> bool:
+def refused(volleys: Sequence[Volley], sender: Endpoint) -> bool:
     """Return whether the server has answered for the sender, three times, with an error or from another endpoint."""
     return sum(a.asked == sender and a.source != sender for volley in volleys for a in volley.arrivals) >= 3
 
@@ -90,6 +108,7 @@ class _Gun:
         self._shots: dict[bytes, tuple[Shot, Endpoint | None]] = {}
         self._roles = {how: endpoint for endpoint, how in senders} | {Source.SELF: server.contacted}
         self._heard: set[Endpoint] = set()
+        self._turn = 0
 
     @property
     def all_heard(self) -> bool:
@@ -98,6 +117,7 @@ class _Gun:
 
     async def fire(self, inbox: Inbox) -> Shot:
         shot = Shot(self._server.contacted, self._mailbox.now(), self._asked)
+        self._turn += 1
         for attributes, asked in self._requests():
             message = request(*attributes)
             self._shots[message.transaction_id] = shot, asked
@@ -109,13 +129,17 @@ class _Gun:
         if self._server.kind is Kind.NATPROBE:
             return [(self._planned(), None)]
         changes = [((change_attribute(Change(how)),), endpoint) for endpoint, how in self._senders]
-        return [(plain_attributes(), self._server.contacted), *changes]
+        return self._in_turn([(plain_attributes(), self._server.contacted), *changes])
 
     def _planned(self) -> tuple[Attribute, ...]:
-        replies = [PlannedReply(Source.SELF), *(PlannedReply(Source(how)) for _, how in self._senders)]
+        replies = self._in_turn([PlannedReply(Source.SELF), *(PlannedReply(Source(how)) for _, how in self._senders)])
         room = len(replies) * _REPLY_SIZE[self._server.contacted.version]
         cookie = self._mailbox.cookies.get(self._server.contacted, b"")
         return cookie_attribute(cookie), reply_from_attribute(replies), filler_attribute(room)
+
+    def _in_turn(self, items: Sequence[T]) -> list[T]:
+        first = self._turn % len(items)
+        return [*items[first:], *items[:first]]
 
     def note(self, arrival: tuple[Message, Datagram] | Rejection) -> bool:
         """Enter a reply at its shot; return whether it came from the endpoint that was asked to send it."""
@@ -128,7 +152,7 @@ class _Gun:
             return False
         error = message.error
         after = self._mailbox.since(datagram, shot.at)
-        shot.arrivals.append(Arrival(asked, datagram.source, after, error[0] if error else None))
+        shot.note(Arrival(asked, datagram.source, after, error[0] if error else None))
         genuine = asked == datagram.source and error is None
         if genuine:
             self._heard.add(asked)
