@@ -8,14 +8,13 @@ that was asked to send it (RFC 8489 §6.3.3, RFC 5780 §4.4). TCP repeats by its
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
 from natprobe.behaviour import Protocol
-from natprobe.endpoint import Endpoint
+from natprobe.endpoint import Endpoint, Scope
 from natprobe.errors import MalformedMessage, NoRoute
 from natprobe.extensions import Extension, read_site
 from natprobe.network import Datagram, Datagrams, Network, Rejection, Stream
@@ -68,6 +67,8 @@ class Inbox:
     def __init__(self, remote: Endpoint) -> None:
         self.remote = remote
         self.transactions: set[bytes] = set()
+        self.stray: str | None = None
+        """What came from the remote that answers no question at all."""
         self._arrivals: asyncio.Queue[tuple[Message, Datagram] | Rejection] = asyncio.Queue()
 
     def put(self, arrival: tuple[Message, Datagram] | Rejection) -> None:
@@ -97,6 +98,7 @@ class Mailbox:
         self._known_rtt = known_rtt
         self._started = started
         self._inboxes: set[Inbox] = set()
+        self._asked: set[bytes] = set()
         self.cookies: dict[Endpoint, bytes] = {}
         """The cookie that each natprobe reflector gave to this socket last."""
         self._pump = asyncio.ensure_future(self._read())
@@ -137,6 +139,7 @@ class Mailbox:
     async def send(self, message: Message, inbox: Inbox) -> float:
         """Send a message to the inbox's remote, its replies to come there; return when, in seconds of the run."""
         inbox.transactions.add(message.transaction_id)
+        self._asked.add(message.transaction_id)
         sent_at = self.now()
         await self._datagrams.send(message.encode(), inbox.remote)
         return sent_at
@@ -174,6 +177,8 @@ class Mailbox:
                     if read["outcome"] is not Outcome.MISPLACED:
                         return result(read)
                     best = read
+        if best["outcome"] is Outcome.SILENT:
+            best["detail"] = inbox.stray
         return result(best)
 
     async def _read(self) -> None:
@@ -189,14 +194,23 @@ class Mailbox:
     def _deliver(self, datagram: Datagram) -> None:
         try:
             message = decode(datagram.data)
-        except MalformedMessage:
-            return  # whoever sent it was not asked, or something on the way broke it: to us it is lost
+        except MalformedMessage as wrong:
+            self._note_stray(datagram.source, f"what came back is no STUN ({wrong})")
+            return
         if message.class_ not in (Class.SUCCESS, Class.ERROR):
             return
+        if message.transaction_id not in self._asked:
+            self._note_stray(datagram.source, "what came back answers another question (wrong transaction ID)")
         for inbox in self._inboxes:
             if message.transaction_id in inbox.transactions:
                 self._keep_cookie(message, datagram.source)
                 inbox.put((message, datagram))
+
+    def _note_stray(self, source: Endpoint, what: str) -> None:
+        """Note it for who waits for an answer from there: nothing follows from it, but it tells who is to blame."""
+        for inbox in self._inboxes:
+            if inbox.remote == source:
+                inbox.stray = what
 
     def _keep_cookie(self, message: Message, source: Endpoint) -> None:
         cookie = message.value(Extension.COOKIE)
@@ -213,6 +227,7 @@ class Conversation:
         local: Endpoint,
         remote: Endpoint,
         stream: Stream | Rejection | None,
+        *,
         opened_at: float,
         attempts: int,
     ) -> None:
@@ -254,7 +269,9 @@ class Conversation:
                 break
             except TimeoutError:
                 continue
-        return cls(lambda: network.now() - started, local, remote, stream, opening - started, attempts)
+        return cls(
+            lambda: network.now() - started, local, remote, stream, opened_at=opening - started, attempts=attempts
+        )
 
     @property
     def connected(self) -> bool:
@@ -274,33 +291,46 @@ class Conversation:
         message = request(*attributes)
         await self._stream.send(message.encode())
         self.reply = None
-        with suppress(TimeoutError):
+        read: dict[str, Any] = {"outcome": Outcome.SILENT}
+        try:
             async with asyncio.timeout(wait):
                 self.reply = await self._receive(self._stream, message.transaction_id)
-        read = reading(self.reply, self.remote, self.remote) if self.reply else {"outcome": Outcome.SILENT}
+            read = reading(self.reply, self.remote, self.remote)
+        except MalformedMessage as wrong:
+            read["detail"] = f"what came back is no STUN ({wrong})"
+        except EOFError as ended:
+            read["detail"] = str(ended)
+        except TimeoutError:
+            pass
         waited = self._now() - at
         return Exchange(*base, at, 1, waited, rtt=waited if self.reply else None, **read)
 
-    async def _receive(self, stream: Stream, transaction_id: bytes) -> Message | None:
-        """Return the reply to a transaction, or None once the connection has ended or speaks no STUN."""
+    async def _receive(self, stream: Stream, transaction_id: bytes) -> Message:
+        """Return the reply to a transaction. Raises EOFError once the connection has ended, or MalformedMessage."""
         while True:
-            head = await stream.receive(HEADER_SIZE)
-            try:
-                message = decode(head + await stream.receive(message_length(head[:4]) - HEADER_SIZE))
-            except (MalformedMessage, struct.error):
-                return None
+            head = await self._exactly(stream, HEADER_SIZE)
+            message = decode(head + await self._exactly(stream, message_length(head[:4]) - HEADER_SIZE))
             if message.transaction_id == transaction_id:
                 return message
+
+    async def _exactly(self, stream: Stream, size: int) -> bytes:
+        data = await stream.receive(size)
+        if len(data) < size:
+            raise EOFError("the connection was closed" + (" within a message" if data else ""))
+        return data
 
 
 def reading(message: Message, source: Endpoint, expected: Endpoint) -> dict[str, Any]:
     """Return what a reply from ``source`` says, as fields of an Exchange that expected it from ``expected``."""
     error = message.error
     instance = message.value(Extension.INSTANCE)
-    if message.class_ is Class.ERROR or message.mapped is None:
+    detail = error[1] or None if error else _useless(message, source)
+    if message.class_ is Class.ERROR or detail:
         outcome = Outcome.ERROR
+    elif source == expected:
+        outcome = Outcome.ANSWERED
     else:
-        outcome = Outcome.ANSWERED if source == expected else Outcome.MISPLACED
+        outcome, detail = Outcome.MISPLACED, f"answered from {source}"
     return {
         "outcome": outcome,
         "source": source,
@@ -308,10 +338,20 @@ def reading(message: Message, source: Endpoint, expected: Endpoint) -> dict[str,
         "origin": message.origin,
         "other": message.other,
         "error": error[0] if error else None,
-        "detail": (error[1] or None) if error else None,
+        "detail": detail,
         "instance": instance.hex() if instance else None,
         "site": _site(message),
     }
+
+
+def _useless(message: Message, source: Endpoint) -> str | None:
+    """Return why a success says nothing of this host, or None."""
+    mapped = message.mapped
+    if mapped is None:
+        return "answered without saying what it saw"
+    if mapped.version != source.version or mapped.port == 0 or mapped.scope in (Scope.UNSPECIFIED, Scope.MULTICAST):
+        return f"answered that it saw {mapped}"
+    return None
 
 
 def _site(message: Message) -> tuple[tuple[str, Endpoint], ...]:

@@ -45,10 +45,13 @@ def settling_time(volleys: Iterable[Volley]) -> float | None:
     return max(controls) * 2 - min(controls) + min(controls) / 4 + 0.005 if controls else None
 
 
-def tally(volleys: Iterable[Volley], sender: Endpoint) -> Tally:
-    """Count the volleys that asked ``sender`` and have had time to settle, and what came of them."""
+def tally(volleys: Iterable[Volley], sender: Endpoint, takes: float = 0.0) -> Tally:
+    """Count the volleys that asked ``sender`` and have had time to settle, and what came of them.
+
+    ``takes`` is how many seconds a reply of the sender is known to take, where that may be longer than the control's.
+    """
     asked = [volley for volley in volleys if sender in volley.asked]
     settled = settling_time(asked)
     heard = sum(volley.heard(sender) for volley in asked)
-    judged = [volley for volley in asked if settled is not None and volley.waited >= settled]
+    judged = [volley for volley in asked if settled is not None and volley.waited >= max(settled, takes)]
     return Tally(len(judged), sum(volley.control_after is not None for volley in judged), heard)

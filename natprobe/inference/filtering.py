@@ -33,6 +33,7 @@ class Finding:
 
 
 _HEARD = Finding(True, True, "came in")
+_GREETED = Finding(None, False, "could not be used: a server was greeted there, which opens filters to it")
 
 
 def judge_filtering(facts: Facts) -> Verdict[Dependence]:
@@ -85,7 +86,8 @@ def _why_nothing(facts: Facts) -> str:
         return f"no server was reached over {facts.protocol.upper()}"
     if facts.protocol is Protocol.TCP:
         return "no server that answered can connect back (STUN has no such request; a natprobe reflector has)"
-    return "; ".join(f"{server.contacted} cannot test it: {server.fault}" for server in facts.servers)
+    greeted = "servers were greeted at all its addresses, which opens filters to them"
+    return "; ".join(f"{server.contacted} cannot test it: {server.fault or greeted}" for server in facts.servers)
 
 
 # --- UDP: volleys -----------------------------------------------------------------------------------------------------
@@ -94,23 +96,25 @@ def _why_nothing(facts: Facts) -> str:
 def _udp_findings(facts: Facts) -> dict[Endpoint, Finding]:
     volleys = [volley for _, volley in facts.volleys]
     server = facts.server(volleys[0].remote)
-    senders = dict.fromkeys(sender for volley in volleys for sender in volley.asked if sender != volley.remote)
-    return {sender: _heard_or_not(facts, server, volleys, sender) for sender in senders}
+    asked = dict.fromkeys(sender for volley in volleys for sender in volley.asked if sender != volley.remote)
+    greeted = {sender: _GREETED for sender, _ in server.senders} if server else {}
+    return greeted | {sender: _heard_or_not(facts, server, volleys, sender) for sender in asked}
 
 
 def _heard_or_not(facts: Facts, server: Server | None, volleys: list[Volley], sender: Endpoint) -> Finding:
-    counted = tally(volleys, sender)
+    proofs = [e for _, e in facts.purpose(Purpose.PROOF) if e.answer_from == sender]
+    counted = tally(volleys, sender, max((proof.rtt or 0 for proof in proofs), default=0))
     if counted.heard:
         return _HEARD
     refusal = _refusal(volleys, sender)
     if refusal:
-        return Finding(None, False, refusal)
+        return Finding(None, False, f"could not be used: {refusal}")
     told = f"({counted.rounds} times asked, {counted.controls} controls back)"
-    if counted.chance > SUGGESTIVE:
-        return Finding(None, False, f"was silent {told}, too few to tell a filter from loss")
-    missing = _missing_proof(facts, server, sender)
+    missing = _missing_proof(facts, server, sender, proofs)
     if missing:
-        return Finding(None, False, f"was silent {told}, but {missing}")
+        return Finding(None, False, f"stayed silent {told}, but {missing}")
+    if counted.chance > SUGGESTIVE:
+        return Finding(None, False, f"stayed silent {told}, too few to tell a filter from loss")
     return Finding(False, counted.chance <= CONVINCING, f"did not come in {told}")
 
 
@@ -119,19 +123,23 @@ def _refusal(volleys: list[Volley], sender: Endpoint) -> str | None:
     for volley in volleys:
         for arrival in volley.arrivals:
             if arrival.asked == sender and arrival.error is not None:
-                return f"was not used: the server refuses to change its source (error {arrival.error})"
+                return f"the server refuses to change its source (error {arrival.error})"
             if arrival.asked == sender and arrival.source != sender:
-                return f"was not used: the server answers from {arrival.source} whatever it is asked"
+                return f"the server answered from {arrival.source} in place of it"
     return None
 
 
-def _missing_proof(facts: Facts, server: Server | None, sender: Endpoint) -> str | None:
+def _missing_proof(facts: Facts, server: Server | None, sender: Endpoint, proofs: list[Exchange]) -> str | None:
     """Return why the silence of a sender does not count, or None: the server has shown that it sends from there."""
     if server is None or server.kind is not Kind.NATPROBE:
-        proofs = [e for _, e in facts.purpose(Purpose.PROOF) if e.answer_from == sender]
         if any(proof.answered for proof in proofs):
             return None
         return "the server has not shown that it can send from there" + _what_it_did(proofs)
+    return _dead_alternate(facts, server, sender)
+
+
+def _dead_alternate(facts: Facts, server: Server, sender: Endpoint) -> str | None:
+    """Return why the silence of a reflector's other address does not count, or None: that address does answer."""
     alternates = {endpoint.address for endpoint in server.listens} - {server.contacted.address}
     alive = {exchange.remote.address for _, exchange in facts.answered}
     if sender.address == server.contacted.address or alternates & alive:
@@ -152,22 +160,26 @@ def _what_it_did(proofs: list[Exchange]) -> str:
 
 
 def _tcp_findings(facts: Facts) -> dict[Endpoint, Finding]:
-    return {dialled.source: _dialled(dialled) for _, dialled in facts.connect_backs}
+    return {dialled.source: _dialled(facts, dialled) for _, dialled in facts.connect_backs}
 
 
-def _dialled(dialled: ConnectBack) -> Finding:
+def _dialled(facts: Facts, dialled: ConnectBack) -> Finding:
     if dialled.outcome is not Dialled.SILENT:
         return _DIALLED[dialled.outcome]
     tried = f"({dialled.attempts} times tried)"
     if dialled.attempts < ENOUGH_DIALS:
-        return Finding(None, False, f"was silent {tried}, too few to tell a filter from loss")
+        return Finding(None, False, f"stayed silent {tried}, too few to tell a filter from loss")
+    server = facts.server(dialled.remote)
+    dead = _dead_alternate(facts, server, dialled.source) if server else None
+    if dead:
+        return Finding(None, False, f"stayed silent {tried}, but {dead}")
     return Finding(False, True, f"did not come in {tried}")
 
 
 _DIALLED = {
     Dialled.ACCEPTED: _HEARD,
-    Dialled.REFUSED: Finding(False, True, "was refused (reset)"),
-    Dialled.UNREACHABLE: Finding(False, True, "was refused (ICMP)"),
+    Dialled.REFUSED: Finding(False, True, "got a reset"),
+    Dialled.UNREACHABLE: Finding(False, True, "got an ICMP error"),
     Dialled.INTERCEPTED: Finding(None, False, "reached something that accepts connections in this host's place"),
-    Dialled.NOT_DIALLED: Finding(None, False, "was not used: the reflector could not dial from there"),
+    Dialled.NOT_DIALLED: Finding(None, False, "could not be used: the reflector did not dial from there"),
 }

@@ -8,7 +8,7 @@ depends on, so that alone is never more than likely.
 from __future__ import annotations
 
 from natprobe.behaviour import Certainty, Dependence, Verdict, not_determined
-from natprobe.endpoint import Endpoint
+from natprobe.endpoint import Address, Endpoint
 from natprobe.inference.candidates import explaining_mapping
 from natprobe.inference.facts import Cited, Facts, indexes, listing
 from natprobe.observation import Exchange, Purpose
@@ -34,27 +34,32 @@ def judge_mapping(facts: Facts) -> Verdict[Dependence]:
     return _judge(facts, seen, mapped)
 
 
-def _judge(facts: Facts, seen: list[Cited[Exchange]], mapped: dict[Endpoint, Endpoint]) -> Verdict[Dependence]:
+def _judge(facts: Facts, seen: list[Cited[Exchange]], everything: dict[Endpoint, Endpoint]) -> Verdict[Dependence]:
     local = seen[0][1].local
     evidence = indexes(seen)
+    # A server that sees this host itself stands on this side of the NAT and says nothing of it.
+    mapped = {remote: external for remote, external in everything.items() if external != local}
+    if not mapped:
+        certainty = Certainty.CONFIRMED if len(everything) > 1 else Certainty.LIKELY
+        return Verdict(_INDEPENDENT, certainty, f"no NAT: {_everywhere(everything)} {local} itself", evidence)
     explaining = explaining_mapping(mapped)
-    if len(mapped) > 1 and set(mapped.values()) == {local}:
-        return Verdict(_INDEPENDENT, Certainty.CONFIRMED, f"no NAT: {_everywhere(mapped)} see {local} itself", evidence)
     if explaining == [Dependence.ENDPOINT_INDEPENDENT]:
         return _independent(local, mapped, evidence)
     if len(explaining) == 1:
-        return Verdict(explaining[0], Certainty.CONFIRMED, _spread(mapped), evidence)
+        # Several external addresses may as well be several ways out, each with a NAT of its own.
+        certainty = Certainty.CONFIRMED if len(_addresses(mapped)) == 1 else Certainty.LIKELY
+        return Verdict(explaining[0], certainty, _spread(mapped), evidence)
     if not explaining:
         return not_determined(f"no dependence on the destination explains this: {_spread(mapped)}", evidence)
     if explaining == [Dependence.ENDPOINT_INDEPENDENT, Dependence.PORT_DEPENDENT]:
-        reason = f"{_everywhere(mapped)} see {mapped[next(iter(mapped))]}; no other port was there to be asked"
+        reason = f"{_everywhere(mapped)} {mapped[next(iter(mapped))]}; no other port was there to be asked"
         return Verdict(_INDEPENDENT, Certainty.LIKELY, reason, evidence)
     return not_determined(f"cannot tell {listing(explaining)} apart: {_what_is_missing(facts, mapped)}", evidence)
 
 
 def _independent(local: Endpoint, mapped: dict[Endpoint, Endpoint], evidence: tuple[int, ...]) -> Verdict[Dependence]:
     external = next(iter(mapped.values()))
-    reason = f"{_everywhere(mapped)} see {local} as {external}"
+    reason = f"{_everywhere(mapped)} {local} as {external}"
     if external.port != local.port:
         return Verdict(_INDEPENDENT, Certainty.CONFIRMED, reason, evidence)
     reason += "; port-preserving: the port may differ once another host's use of it to the same destination collides"
@@ -62,25 +67,33 @@ def _independent(local: Endpoint, mapped: dict[Endpoint, Endpoint], evidence: tu
 
 
 def _everywhere(mapped: dict[Endpoint, Endpoint]) -> str:
+    """Return the remotes as the subject of what they see."""
+    if len(mapped) == 1:
+        return f"{next(iter(mapped))} sees"
     addresses = len({remote.address for remote in mapped})
     what = "address" if addresses == 1 else "addresses"
-    return f"all {len(mapped)} endpoints on {addresses} {what}"
+    return f"all {len(mapped)} endpoints on {addresses} {what} see"
+
+
+def _addresses(mapped: dict[Endpoint, Endpoint]) -> set[Address]:
+    return {external.address for external in mapped.values()}
 
 
 def _spread(mapped: dict[Endpoint, Endpoint]) -> str:
     """Return which remotes saw which external endpoint, the ports alone where the address is one."""
-    addresses = {external.address for external in mapped.values()}
+    addresses = _addresses(mapped)
     shown = {remote: external.port if len(addresses) == 1 else external for remote, external in mapped.items()}
     text = ", ".join(f"{remote} sees {external}" for remote, external in shown.items())
     if len(addresses) > 1:
-        text += f" (external addresses differ: {listing(sorted(addresses, key=str))})"
+        text += f" (external addresses differ, {listing(sorted(addresses, key=str))}: there may be several ways out)"
     return text
 
 
 def _what_is_missing(facts: Facts, mapped: dict[Endpoint, Endpoint]) -> str:
-    silent = sorted({e.remote for _, e in facts.purpose(Purpose.MAPPING) if not e.answered} - set(mapped))
-    if silent:
-        return f"{listing(silent)} did not answer"
+    unanswered = {e.remote: e for _, e in facts.purpose(Purpose.MAPPING) if not e.answered and e.remote not in mapped}
+    if unanswered:
+        why = next((f" ({e.remote}: {e.detail})" for e in unanswered.values() if e.detail), "")
+        return f"{listing(sorted(unanswered))} did not tell{why}"
     faults = [f"{server.contacted}: {server.fault}" for server in facts.servers if server.fault]
     few = "only one endpoint" if len(mapped) == 1 else f"only {listing(mapped)}"
     return f"{few} could be asked ({'; '.join(faults)})" if faults else f"{few} could be asked"
@@ -88,7 +101,7 @@ def _what_is_missing(facts: Facts, mapped: dict[Endpoint, Endpoint]) -> str:
 
 def _why_nothing(facts: Facts, asked: list[Cited[Exchange]]) -> str:
     if not facts.answered:
-        return f"no server was reached over {facts.protocol.upper()}"
+        return f"no server answered over {facts.protocol.upper()}"
     if not asked:
         return "it was not asked"
     return f"no endpoint told the mapping: {listing(dict.fromkeys(f'{e.remote} {e.outcome}' for _, e in asked))}"

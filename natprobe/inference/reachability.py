@@ -9,7 +9,7 @@ from __future__ import annotations
 from natprobe.behaviour import Certainty, Protocol, Verdict, not_determined
 from natprobe.endpoint import Endpoint
 from natprobe.inference.facts import Facts, indexes, listing
-from natprobe.observation import Exchange, Outcome
+from natprobe.observation import Exchange, Outcome, Purpose
 from natprobe.server import Kind, describe
 
 ENOUGH_COPIES = 5
@@ -17,22 +17,34 @@ ENOUGH_COPIES = 5
 
 
 def judge_reachability(facts: Facts) -> Verdict[bool]:
-    """Return whether this protocol reaches a server and its answer comes back."""
+    """Return whether this protocol reaches a server and something comes back."""
     if facts.answered:
         remotes = dict.fromkeys(exchange.remote for _, exchange in facts.answered)
         return Verdict(True, Certainty.CONFIRMED, f"answered by {listing(remotes)}", indexes(facts.answered))
-    evidence = indexes(facts.asked)
-    name, other = facts.protocol.upper(), _other(facts.protocol)
-    what = _what_happened([exchange for _, exchange in facts.asked])
+    asked = [exchange for _, exchange in facts.asked]
+    wrongly = [exchange for exchange in asked if exchange.outcome in (Outcome.ERROR, Outcome.MISPLACED)]
+    if wrongly:
+        told = "; ".join(dict.fromkeys(f"{e.remote}: {e.detail or f'error {e.error}'}" for e in wrongly))
+        return Verdict(True, Certainty.CONFIRMED, f"answered, though not as asked ({told})", indexes(facts.asked))
+    what = _what_happened(asked)
     reached = [(index, exchange) for index, exchange in facts.elsewhere if exchange.answered]
+    evidence = indexes(facts.asked) + indexes(reached[:1])
     if not reached:
-        return not_determined(f"{what}, and nothing over {other} either: no server may be up", evidence)
-    evidence += indexes(reached[:1])
-    if facts.protocol is Protocol.TCP and not any(_is_reflector(exchange) for _, exchange in reached):
-        return not_determined(f"{what}; these servers may not serve TCP at all", evidence)
-    certain = _is_certain([exchange for _, exchange in facts.asked])
-    certainty = Certainty.CONFIRMED if certain else Certainty.LIKELY
-    return Verdict(False, certainty, f"{name} is blocked: {what}, while {other} reaches the same server", evidence)
+        return not_determined(f"{what}, and nothing over {_other(facts)} either: no server may be up", evidence)
+    return _blocked(facts, what, [exchange for _, exchange in reached], evidence)
+
+
+def _blocked(facts: Facts, what: str, reached: list[Exchange], evidence: tuple[int, ...]) -> Verdict[bool]:
+    """Return the verdict where the servers answer over the other protocol and not over this one."""
+    asked = [exchange for _, exchange in facts.asked]
+    name = facts.protocol.upper()
+    serves = _serve_both(facts.protocol, reached)
+    if not serves and (facts.protocol is Protocol.TCP or _no_such_port(asked)):
+        return not_determined(f"{what}; these servers may not serve {name} at all", evidence)
+    reason = f"{name} is blocked: {what}, while {_other(facts)} reaches the same server"
+    if not serves:
+        return Verdict(False, Certainty.LIKELY, f"{reason} (unless that serves no {name})", evidence)
+    return Verdict(False, Certainty.CONFIRMED if _is_certain(asked) else Certainty.LIKELY, reason, evidence)
 
 
 def judge_translation(facts: Facts) -> Verdict[bool]:
@@ -64,10 +76,9 @@ def _what_happened(asked: list[Exchange]) -> str:
     rejected = [exchange for exchange in asked if exchange.outcome is Outcome.REJECTED]
     if rejected:
         return f"{rejected[0].remote} was answered by a rejection ({rejected[0].detail})"
-    if any(exchange.outcome is Outcome.ERROR for exchange in asked):
-        return f"answered with error {next(e.error for e in asked if e.outcome is Outcome.ERROR)}"
     sent, waited = sum(exchange.sent for exchange in asked), max(exchange.waited for exchange in asked)
-    return f"no answer to {sent} attempts in {waited:.1f} s"
+    odd = next((f" ({e.remote}: {e.detail})" for e in asked if e.detail), "")
+    return f"no answer to {sent} attempts in {waited:.1f} s{odd}"
 
 
 def _is_certain(asked: list[Exchange]) -> bool:
@@ -75,9 +86,23 @@ def _is_certain(asked: list[Exchange]) -> bool:
     return rejected or sum(exchange.sent for exchange in asked) >= ENOUGH_COPIES
 
 
+def _serve_both(protocol: Protocol, reached: list[Exchange]) -> bool:
+    """Return whether the servers reached would answer over this protocol too, were it not blocked.
+
+    Reflectors do. Of STUN servers some serve UDP alone; that two that were named serve TCP alone is not to be expected.
+    """
+    named = {e.remote.address for e in reached if e.purpose in (Purpose.HELLO, Purpose.CONTROL)}
+    return any(map(_is_reflector, reached)) or (protocol is Protocol.UDP and len(named) > 1)
+
+
+def _no_such_port(asked: list[Exchange]) -> bool:
+    """Return whether all that came back is what any host without the service sends."""
+    return all(exchange.detail == "port unreachable" for exchange in asked)
+
+
 def _is_reflector(exchange: Exchange) -> bool:
     return describe(exchange).kind is Kind.NATPROBE or exchange.instance is not None
 
 
-def _other(protocol: Protocol) -> str:
-    return (Protocol.TCP if protocol is Protocol.UDP else Protocol.UDP).upper()
+def _other(facts: Facts) -> str:
+    return (Protocol.TCP if facts.protocol is Protocol.UDP else Protocol.UDP).upper()
