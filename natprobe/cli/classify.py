@@ -13,6 +13,7 @@ import typer
 import natprobe
 from natprobe.behaviour import Protocol
 from natprobe.cli.files import reserved
+from natprobe.cli.lean import port_number
 from natprobe.cli.showing import page, show
 from natprobe.cli.terminal import Progress
 from natprobe.public import default_servers
@@ -42,7 +43,7 @@ def classify(
     del quick  # as yet there is no test that mapping and filtering can do without
     protocols = _protocols(only)
     versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
-    local_port = _port(port)
+    local_port = port_number(port)
     with reserved(save) as write_json, reserved(html) as write_page:
         with Progress() as progress:
             report = asyncio.run(
@@ -78,9 +79,3 @@ def _protocols(only: str | None) -> list[Protocol]:
         return [Protocol(only)] if only is not None else list(Protocol)
     except ValueError:
         raise typer.BadParameter(f"{only!r} is neither udp nor tcp", param_hint="--only") from None
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 0xFFFF):
-        raise typer.BadParameter(f"{text!r} is no port number", param_hint="--port")
-    return int(text)

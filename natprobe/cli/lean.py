@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
 
@@ -26,3 +27,10 @@ class _AsItIs:
 
     def coerce(self, value: Any, **_: Any) -> Any:
         return value
+
+
+def port_number(text: str) -> int:
+    """Return the number of a port, 0 for any. Raises typer.BadParameter where it is none."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 0xFFFF):
+        raise typer.BadParameter(f"{text!r} is no port number", param_hint="--port")
+    return int(text)

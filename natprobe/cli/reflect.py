@@ -7,16 +7,18 @@ from typing import Annotated
 
 import typer
 
+from natprobe.cli.lean import port_number
 from natprobe.cli.terminal import note
 
 
 def reflect(
+    *,
     address: Annotated[
         list[str],
         typer.Option(metavar="ADDR", help="An address of this host: primary, alternate, quiet. Repeat for all three."),
     ],
     port: Annotated[
-        list[int] | None, typer.Option(metavar="N", help="A port to serve; 3478 and 3479 unless said.")
+        list[str] | None, typer.Option(metavar="N", help="A port to serve; 3478 and 3479 unless said.")
     ] = None,
     compat: Annotated[
         bool, typer.Option("--compat", help="Answer other clients in full too, who do not pad requests.")
@@ -30,4 +32,4 @@ def reflect(
     from natprobe.reflector import serve
     from natprobe.reflector.server import PORTS
 
-    asyncio.run(serve(address, tuple(port or PORTS), compat, note))
+    asyncio.run(serve(address, tuple(map(port_number, port)) if port else PORTS, compat, note))

@@ -43,6 +43,11 @@ def colourful(stream: TextIO) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
+def coloured(text: str, *, good: bool) -> str:
+    """Return text for stdout in green or red, where it may be coloured."""
+    return f"\x1b[{32 if good else 31}m{text}\x1b[0m" if colourful(sys.stdout) else text
+
+
 def width() -> int:
     """Return how many columns a line may have: those of the terminal, or 80."""
     return max(40, min(_WIDEST, shutil.get_terminal_size((80, 24)).columns))
@@ -52,7 +57,8 @@ class Progress:
     """One line on stderr that says what is going on: on a terminal only, and gone at the end of the block."""
 
     def __init__(self) -> None:
-        self._shown = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._possible = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._shown = False
 
     def __enter__(self) -> Self:
         return self
@@ -64,6 +70,7 @@ class Progress:
 
     def say(self, phrase: str) -> None:
         """Replace the line."""
-        if self._shown:
+        if self._possible and (phrase or self._shown):
+            self._shown = bool(phrase)
             sys.stderr.write("\r\x1b[2K" + _encodable(printable(phrase)[: width() - 1], sys.stderr))
             sys.stderr.flush()

@@ -1,0 +1,142 @@
+"""``natprobe lab``: NATs of known behaviour on this machine, to test against."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from natprobe.cli.running import NOT_DETERMINED
+from natprobe.cli.table import AXES, LEGEND, heading, row, short
+from natprobe.cli.terminal import Progress, coloured, emit, note
+
+if TYPE_CHECKING:
+    from natprobe.cli.comparing import Run
+    from natprobe.lab.backend import Lab
+
+_HOW = """\
+The lab is up, and gateway home is {policy}.
+
+natprobe behind it:   natprobe lab run {policy}
+a shell on a node:    natprobe lab run {policy} --node home-1 -- bash
+the end of it all:    natprobe lab down
+
+Nodes: {nodes}. The reflector serves {server}.
+"""
+
+_Backend = Annotated[
+    str | None,
+    typer.Option(metavar="namespaces|docker|memory", help="What the lab is made of; namespaces where possible."),
+]
+
+
+def up(
+    *,
+    policy: Annotated[str, typer.Option(metavar="POLICY", help="A name that `list` shows, or JSON.")] = "eim-apdf",
+    backend: _Backend = None,
+) -> None:
+    """Build a lab that stays, and tell how to use it. If one is up, only the policy of gateway home changes."""
+    from natprobe.cli.comparing import gateway_of
+    from natprobe.cli.labs import build, remember, running
+    from natprobe.lab.policy import parse_policy
+
+    wanted = parse_policy(policy)
+    lab = running(backend) or build(backend, kept=True)
+    try:
+        lab.apply(gateway_of(lab, "home-1"), wanted)
+    finally:
+        remember(lab)
+    nodes, server = ", ".join(lab.topology.nodes), lab.topology.reflector_addresses[0]
+    emit(_HOW.format(policy=shlex.quote(policy), nodes=nodes, server=server))
+
+
+def down(*, backend: _Backend = None) -> None:
+    """End the lab that `up` has built."""
+    from natprobe.cli.labs import forget, running
+
+    lab = running(backend)
+    if lab is None:
+        note("no lab is up")
+        return
+    lab.close()
+    forget()
+
+
+def show_list(*, backend: _Backend = None) -> None:
+    """List the policies that have a name, and what a report on each must say; and the lab that is up, if any."""
+    from natprobe.cli.comparing import in_words
+    from natprobe.cli.labs import running
+    from natprobe.lab.policy import PRESETS
+
+    emit(heading("ports"))
+    for name, policy in PRESETS.items():
+        made = in_words(policy)
+        emit(row([name, *(short(made[protocol], key) for protocol, key in AXES), policy.udp.port_assignment]))
+    emit(f"\n{LEGEND}")
+    lab = running(backend)
+    note("no lab is up" if lab is None else "a lab is up; its end is `natprobe lab down`")
+
+
+def run(
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="A name that `list` shows, or JSON.")],
+    command: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- COMMAND...]", help="What to run in place of natprobe classify.")
+    ] = None,
+    *,
+    node: Annotated[str, typer.Option(metavar="NODE", help="Where to run it.")] = "home-1",
+    backend: _Backend = None,
+) -> None:
+    """Give a gateway a policy and run natprobe behind it: found beside expected. Or run another command there.
+
+    Uses the lab that is up; without one, builds one for the while. Exit status: 0 all agree, 3 some do not, 1 could not
+    run; of another command, its own.
+    """
+    from natprobe.cli.comparing import classify_behind, gateway_of
+    from natprobe.lab.policy import parse_policy
+
+    wanted = parse_policy(policy)
+    with Progress() as progress, _some_lab(backend, progress) as lab:
+        if node not in lab.topology.nodes:
+            raise typer.BadParameter(f"{node!r} is none of {', '.join(lab.topology.nodes)}", param_hint="--node")
+        if command:
+            lab.apply(gateway_of(lab, node), wanted)
+            done = subprocess.run(lab.inside(node, command), check=False)  # noqa: S603 - the user's own command
+            raise typer.Exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+        progress.say(f"classifying {policy} from {node}")
+        result = classify_behind(lab, wanted, node)
+    emit(_side_by_side(result))
+    if not result.right:
+        raise typer.Exit(NOT_DETERMINED)
+
+
+@contextmanager
+def _some_lab(backend: str | None, progress: Progress) -> Iterator[Lab]:
+    """Give the lab that is up and leave it up, or one that ends with the block."""
+    from natprobe.cli.labs import build, remember, running
+
+    lab = running(backend)
+    if lab is None:
+        progress.say("building the lab")
+        lab = build(backend, kept=False)
+    with lab:
+        progress.say("")
+        try:
+            yield lab
+        finally:
+            if lab.kept:
+                remember(lab)
+
+
+def _side_by_side(run: Run) -> str:
+    lines = [f"{'':18}{'expected':28}found"]
+    for protocol, expected in run.expected.items():
+        for key, words in expected.items():
+            found = run.found[protocol][key]
+            verdict = coloured("right", good=True) if found == words else coloured("WRONG", good=False)
+            lines.append(f"{protocol.upper():5}{key:13}{words:28}{found:28}{verdict}")
+    end = "all agree" if run.right else f"{len(run.wrong)} of {len(lines) - 1} do not agree"
+    return "\n".join([*lines, *run.wrong, f"{end}, {run.seconds:.2f} s"]) + "\n"
