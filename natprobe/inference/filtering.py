@@ -43,7 +43,7 @@ def judge_filtering(facts: Facts) -> Verdict[Dependence]:
     evidence = indexes(tests) + indexes(facts.purpose(Purpose.PROOF))
     if not findings:
         return not_determined(_why_nothing(facts), evidence)
-    contacted = tests[0][1].remote
+    contacted = tests[-1][1].remote
     server = facts.server(contacted)
     return _judge(contacted, findings, evidence, server.fault if server else None)
 
@@ -94,8 +94,10 @@ def _why_nothing(facts: Facts) -> str:
 
 
 def _udp_findings(facts: Facts) -> dict[Endpoint, Finding]:
-    volleys = [volley for _, volley in facts.volleys]
-    server = facts.server(volleys[0].remote)
+    # Where servers refused, those before the last one did; of them nothing is to be learnt.
+    contacted = facts.volleys[-1][1].remote
+    volleys = [volley for _, volley in facts.volleys if volley.remote == contacted]
+    server = facts.server(contacted)
     asked = dict.fromkeys(sender for volley in volleys for sender in volley.asked if sender != volley.remote)
     greeted = {sender: _GREETED for sender, _ in server.senders} if server else {}
     return greeted | {sender: _heard_or_not(facts, server, volleys, sender) for sender in asked}

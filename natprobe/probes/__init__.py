@@ -53,10 +53,15 @@ def plain_attributes() -> tuple[Attribute, ...]:
     return (filler_attribute(108),)
 
 
-def choose(servers: list[Server]) -> Server:
-    """Return the server that can test most: a reflector, else one with a sound RFC 5780, else the first."""
+def ranked(servers: Iterable[Server]) -> list[Server]:
+    """Return the servers, those that can test most first: reflectors, then those with a sound RFC 5780."""
     order = {Kind.NATPROBE: 0, Kind.RFC5780: 1, Kind.RFC8489: 3}
-    return min(servers, key=lambda server: order[server.kind] + (server.fault is not None))
+    return sorted(servers, key=lambda server: order[server.kind] + (server.fault is not None))
+
+
+def choose(servers: Iterable[Server]) -> Server:
+    """Return the server that can test most."""
+    return ranked(servers)[0]
 
 
 def uncontacted(server: Server, greeted: Sequence[Endpoint]) -> list[Sender]:

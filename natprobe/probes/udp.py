@@ -20,6 +20,7 @@ from natprobe.probes import (
     endpoints_to_map,
     hello_attributes,
     plain_attributes,
+    ranked,
     uncontacted,
 )
 from natprobe.probes.volley import fire, refused
@@ -37,13 +38,24 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
         if not hellos:
             return
         known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
-        server = choose(known)
-        volleys = await fire(filtering, server, uncontacted(server, servers))
+        tested = await _test_filtering(setting, filtering, known, servers)
+        await map_endpoints(setting, mapping, endpoints_to_map(choose(known), known))
+    if tested and tested[0].kind is Kind.RFC5780:
+        await prove_change(setting, *tested)
+
+
+async def _test_filtering(
+    setting: Setting, mailbox: Mailbox, known: Sequence[Server], greeted: Sequence[Endpoint]
+) -> tuple[Server, list[Volley]] | None:
+    """Fire at the server that can test most, at the next one if it refuses; return who did not, and what came of it."""
+    for server in ranked(known):
+        senders = uncontacted(server, greeted)
+        volleys = await fire(mailbox, server, senders)
         for volley in volleys:
             setting.record(volley)
-        await map_endpoints(setting, mapping, endpoints_to_map(server, known))
-    if server.kind is Kind.RFC5780:
-        await prove_change(setting, server, volleys)
+        if not all(refused(volleys, sender) for sender, _ in senders):
+            return server, volleys
+    return None
 
 
 async def map_endpoints(setting: Setting, mailbox: Mailbox, endpoints: Sequence[Endpoint]) -> None:
