@@ -1,9 +1,7 @@
 """The lab in plain network namespaces: no daemon, no image, no root, a fraction of a second.
 
-All of it lives inside one *holder*: a process that is pid 1 of a PID namespace and owns the mount, network and (without
-root) user namespaces. It reads from a pipe whose other end this process holds. Whatever becomes of this process, by
-SIGKILL too, the pipe closes, the holder ends, and the kernel removes every process, interface and ruleset: there is no
-clean-up that could be forgotten.
+All of it lives inside one *holder*: a keeper (see `keeper`) that is pid 1 of a PID namespace and owns the mount,
+network and (without root) user namespaces. When it ends the kernel removes every process, interface and ruleset.
 """
 
 from __future__ import annotations
@@ -13,9 +11,7 @@ import select
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +19,7 @@ from typing import Self
 
 from natprobe.errors import LabUnavailable
 from natprobe.lab.backend import READY, Lab
+from natprobe.lab.keeper import Keeper, KeeperFailed
 from natprobe.lab.topology import Node, Role, Topology, compose_directory
 
 _PACKAGES = {
@@ -40,7 +37,7 @@ _FORBIDDEN_BY = {
 }
 """Settings that forbid user namespaces: the value that does, and one that does not."""
 
-_START_TIMEOUT = 10.0
+_END_TIMEOUT = 10.0
 # Where ip, nft and conntrack are, which is not in every user's PATH.
 _PATH = os.pathsep.join(dict.fromkeys([*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/sbin", "/sbin"]))
 _PYTHONPATH = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH")]))
@@ -62,33 +59,29 @@ class NamespaceLab(Lab):
         _require_programs()
         self.kept = kept
         wire = ["--delay-ms", str(delay * 1000), "--loss", str(loss), "--seed", str(seed)] if delay or loss else None
-        script = "\n".join([*_script(self.topology, wire, kept=kept), ""])
-        with tempfile.TemporaryFile("w+") as errors:
-            self._process = subprocess.Popen(
-                _unshare(["sh"], kept=kept),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                start_new_session=True,  # Ctrl-C is for this process; the holder hears of it by the pipe
-                env=os.environ | {"PATH": _PATH},
-            )
-            try:
-                _write(self._process, script, close=kept)
-                self.holder = _await_ready(self._process, ready=3 if wire else 2)
-            except TimeoutError as error:
-                self._release()
-                errors.seek(0)
-                raise LabUnavailable(_diagnosis(f"{errors.read()} {error}")) from None
-            except BaseException:
-                self._release()
-                raise
+        user = [] if _is_root() else ["--user", "--map-root-user"]
+        self._keeper: Keeper | None = Keeper(
+            ["unshare", *user, "--mount", "--net", "--pid", "--fork", "--kill-child", "sh"],
+            "\n".join(_script(self.topology, wire)),
+            # Not by exec: a shell that waits also reaps what loses its parent.
+            kept="sleep infinity",
+            down=":",
+            path=_PATH,
+        )
+        try:
+            # The holder itself, the reflector, the topology, the wire.
+            self.holder = int(self._keeper.await_ready(4 if wire else 3)[0])
+        except KeeperFailed as error:
+            raise LabUnavailable(_diagnosis(str(error))) from None
+        if kept:
+            self._keeper.keep()
 
     @classmethod
     def attach(cls, holder: int) -> Self:
         """Return the kept lab whose holder is the process with this id."""
         lab = cls.__new__(cls)
         Lab.__init__(lab)
-        lab.kept, lab.holder = True, holder
+        lab.kept, lab.holder, lab._keeper = True, holder, None  # noqa: SLF001 this very class
         return lab
 
     def inside(self, node: str, argv: Sequence[str], *, lasting: bool = False) -> list[str]:
@@ -108,47 +101,8 @@ class NamespaceLab(Lab):
         """End the holder, and with it everything."""
         if self.kept:
             _kill(self.holder)
-        else:
-            self._release()
-
-    def _release(self) -> None:
-        for pipe in (self._process.stdin, self._process.stdout):
-            if pipe is not None:
-                pipe.close()
-        self._process.wait(_START_TIMEOUT)
-
-
-# --- starting and ending a holder -------------------------------------------------------------------------------------
-
-
-def _unshare(argv: Sequence[str], *, kept: bool) -> list[str]:
-    user = [] if _is_root() else ["--user", "--map-root-user"]
-    away = ["setsid", "--fork"] if kept else []
-    return [*away, "unshare", *user, "--mount", "--net", "--pid", "--fork", "--kill-child", *argv]
-
-
-def _write(process: subprocess.Popen[bytes], script: str, *, close: bool) -> None:
-    """Give the holder its script; what then stays open is the pipe on which it lives."""
-    assert process.stdin is not None
-    with suppress(BrokenPipeError):  # it has failed already, and said why
-        process.stdin.write(script.encode())
-        process.stdin.flush()
-        if close:
-            process.stdin.close()
-
-
-def _await_ready(process: subprocess.Popen[bytes], *, ready: int) -> int:
-    """Wait until the holder has said ``ready`` so often; return its process id. Raises TimeoutError if it will not."""
-    assert process.stdout is not None
-    said = b""
-    while said.count(b"ready\n") < ready:
-        if not select.select([process.stdout], [], [], _START_TIMEOUT)[0]:
-            raise TimeoutError("the lab does not come up")
-        chunk = os.read(process.stdout.fileno(), 4096)
-        said += chunk
-        if not chunk or b"failed\n" in said:
-            raise TimeoutError("the lab did not come up")
-    return int(said.split()[0])
+        if self._keeper:
+            self._keeper.release()
 
 
 def _kill(pid: int) -> None:
@@ -156,7 +110,7 @@ def _kill(pid: int) -> None:
         process = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(process, signal.SIGKILL)
-            select.select([process], [], [], _START_TIMEOUT)
+            select.select([process], [], [], _END_TIMEOUT)
         finally:
             os.close(process)
 
@@ -202,11 +156,11 @@ def _environment(node: Node) -> list[str]:
     return [f"{name}={value}" for name, value in variables.items()]
 
 
-def _script(topology: Topology, wire: Sequence[str] | None, *, kept: bool) -> Iterator[str]:
+def _script(topology: Topology, wire: Sequence[str] | None) -> Iterator[str]:
     """Yield the lines of the holder's shell script.
 
-    It prints its process id, then ``ready`` for each server and for itself, or ``failed``. The reflector takes longest
-    to start: its part is built first, the rest meanwhile.
+    It prints its process id, ``ready`` for itself and for each server, and ``failed`` for one that ends. The reflector
+    takes longest to start: its part is built first, the rest meanwhile.
     """
     yield f"""set -e
         read -r holder rest </proc/self/stat  # still the /proc outside: the process id there
@@ -235,8 +189,6 @@ def _script(topology: Topology, wire: Sequence[str] | None, *, kept: bool) -> It
     # A namespace needs no process to stay: the command that keeps the container alive is left out.
     yield from (f'{{ {_settle(node)}\n{_in_namespace(node, ["node", "true"])}; }} & jobs="$jobs $!"' for node in rest)
     yield "for job in $jobs; do wait $job; done\necho ready"
-    # Not by exec: a shell that waits also reaps what loses its parent.
-    yield "sleep infinity" if kept else "cat >/dev/null"
 
 
 def _links(nodes: Iterable[Node], networks: Iterable[str], *, wired: bool) -> Iterator[str]:
