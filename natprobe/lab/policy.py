@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from enum import StrEnum
 from functools import reduce
 from operator import or_
 from typing import Any, get_type_hints
 
 from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Protocol, Treatment
+from natprobe.lab.details import LINUX, Details
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,13 +30,15 @@ class ProtocolPolicy:
     """What a packet from outside gets that belongs to no mapping, or that the filter refuses."""
     outbound: Treatment = Treatment.ACCEPTED
     """What the protocol gets on its way out: anything but ACCEPTED blocks it."""
+    details: Details = field(default_factory=Details)
 
     @classmethod
     def from_json(cls, data: object) -> ProtocolPolicy:
         """Read an object of field names and words. Raises ValueError with the key or the word that is none."""
         kinds = get_type_hints(cls)
-        words = _object(data, _FIELDS)
-        return cls(**{name: _word(kinds[name], name, value) for name, value in words.items()})
+        words = dict(_object(data, _FIELDS))
+        details = Details.from_json(words.pop("details", {}))
+        return cls(details=details, **{name: _word(kinds[name], name, value) for name, value in words.items()})
 
 
 _FIELDS = tuple(field.name for field in fields(ProtocolPolicy))
@@ -117,6 +120,12 @@ _PLAIN = ProtocolPolicy(port_assignment=PortAssignment.PRESERVING, port_reuse=Po
 _RANDOM = replace(_PLAIN, mapping=Dependence.ADDRESS_AND_PORT_DEPENDENT, port_assignment=PortAssignment.RANDOM)
 _OPEN = ProtocolPolicy(filtering=Dependence.ENDPOINT_INDEPENDENT, unsolicited=Treatment.ACCEPTED)
 
+
+def _linux(policy: ProtocolPolicy) -> NatPolicy:
+    udp, tcp = (replace(policy, details=LINUX[protocol]) for protocol in Protocol)
+    return NatPolicy(udp, tcp)
+
+
 PRESETS: Mapping[str, NatPolicy] = {
     "none": NatPolicy.alike(_OPEN, translated=False),
     "firewall": NatPolicy.alike(ProtocolPolicy(), translated=False),
@@ -127,11 +136,11 @@ PRESETS: Mapping[str, NatPolicy] = {
         for m, mapping in _DEPENDENCES.items()
         for f, filtering in _DEPENDENCES.items()
     },
-    "linux-masquerade": NatPolicy.alike(_PLAIN),
-    "linux-masquerade-accept": NatPolicy.alike(replace(_PLAIN, unsolicited=Treatment.ACCEPTED)),
-    "linux-masquerade-drop": NatPolicy.alike(_PLAIN),
-    "linux-masquerade-reject": NatPolicy.alike(replace(_PLAIN, unsolicited=Treatment.RESET)),
-    "linux-fully-random": NatPolicy.alike(_RANDOM),
+    "linux-masquerade": _linux(_PLAIN),
+    "linux-masquerade-accept": _linux(replace(_PLAIN, unsolicited=Treatment.ACCEPTED)),
+    "linux-masquerade-drop": _linux(_PLAIN),
+    "linux-masquerade-reject": _linux(replace(_PLAIN, unsolicited=Treatment.RESET)),
+    "linux-fully-random": _linux(_RANDOM),
 }
 """Every policy that has a name. ``eim-apdf`` reads: endpoint-independent mapping, address-and-port-dependent filter."""
 
