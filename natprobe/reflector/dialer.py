@@ -22,7 +22,7 @@ MARK = b"natp"
 """Follows the transaction ID of the request in the token."""
 ECHO_PATIENCE = 2.0
 """Seconds for the token to come back: by then the path is known to be open, and a busy client may take its time."""
-AT_ONCE = 64
+AT_ONCE = 256
 """Attempts under way at once, over all clients."""
 
 _SETTLED = (DialOutcome.ACCEPTED, DialOutcome.REFUSED, DialOutcome.UNREACHABLE)
