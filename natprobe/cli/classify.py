@@ -13,10 +13,15 @@ import typer
 import natprobe
 from natprobe.behaviour import Protocol
 from natprobe.cli.files import reserved
-from natprobe.cli.lean import port_number
+from natprobe.cli.lean import add, port_number
 from natprobe.cli.showing import page, show
 from natprobe.cli.terminal import Progress
 from natprobe.public import default_servers
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    add(app, "classify", classify)
 
 
 def classify(

@@ -8,12 +8,18 @@ from typing import TYPE_CHECKING
 import typer
 
 from natprobe.behaviour import Protocol
+from natprobe.cli.lean import add
 from natprobe.cli.running import NOT_DETERMINED
 from natprobe.cli.table import AXES, LEGEND, heading, row, short
 from natprobe.cli.terminal import Progress, coloured, emit, note
 
 if TYPE_CHECKING:
     from natprobe.cli.comparing import Run
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    add(app, "demo", demo)
+
 
 def demo() -> None:
     """Build a lab of NATs on this machine, classify each, and show what was found.

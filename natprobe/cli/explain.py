@@ -9,9 +9,15 @@ from typing import Annotated
 import typer
 
 from natprobe.cli.files import reserved
+from natprobe.cli.lean import add
 from natprobe.cli.showing import page, show
 from natprobe.errors import MalformedReport
 from natprobe.report import Report
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    add(app, "explain", explain)
 
 
 def explain(

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from natprobe.cli.lean import add, group
 from natprobe.cli.running import NOT_DETERMINED
 from natprobe.cli.table import AXES, LEGEND, heading, row, short
 from natprobe.cli.terminal import Progress, coloured, emit, note
+from natprobe.errors import LabUnavailable
 
 if TYPE_CHECKING:
     from natprobe.cli.comparing import Run
@@ -34,6 +36,16 @@ _Backend = Annotated[
 ]
 
 
+def add_to(app: typer.Typer) -> None:
+    """Add the group of commands to the command line."""
+    labs = group("Build NATs of known behaviour on this machine, to test against.")
+    add(labs, "up", up)
+    add(labs, "down", down)
+    add(labs, "list", show_list)
+    add(labs, "run", run)
+    app.add_typer(labs, name="lab")
+
+
 def up(
     *,
     policy: Annotated[str, typer.Option(metavar="POLICY", help="A name that `list` shows, or JSON.")] = "eim-apdf",
@@ -41,11 +53,11 @@ def up(
 ) -> None:
     """Build a lab that stays, and tell how to use it. If one is up, only the policy of gateway home changes."""
     from natprobe.cli.comparing import gateway_of
-    from natprobe.cli.labs import build, remember, running
     from natprobe.lab.policy import parse_policy
+    from natprobe.lab.session import remember
 
     wanted = parse_policy(policy)
-    lab = running(backend) or build(backend, kept=True)
+    lab = _running(backend) or _build(backend, kept=True)
     try:
         lab.apply(gateway_of(lab, "home-1"), wanted)
     finally:
@@ -54,11 +66,11 @@ def up(
     emit(_HOW.format(policy=shlex.quote(policy), nodes=nodes, server=server))
 
 
-def down(*, backend: _Backend = None) -> None:
+def down() -> None:
     """End the lab that `up` has built."""
-    from natprobe.cli.labs import forget, running
+    from natprobe.lab.session import forget
 
-    lab = running(backend)
+    lab = _running(None)
     if lab is None:
         note("no lab is up")
         return
@@ -66,10 +78,37 @@ def down(*, backend: _Backend = None) -> None:
     forget()
 
 
-def show_list(*, backend: _Backend = None) -> None:
+def _running(backend: str | None) -> Lab | None:
+    """Return the lab that an earlier command left running, if it is made of what is wanted; None without one."""
+    from natprobe.lab.session import BACKENDS, attach
+
+    try:
+        lab = attach()
+    except LabUnavailable:
+        return None
+    return lab if backend is None or isinstance(lab, BACKENDS.get(backend, ())) else None
+
+
+def _build(backend: str | None, *, kept: bool) -> Lab:
+    """Build a lab, of containers where namespaces cannot be had. Raises LabUnavailable where neither can, with why."""
+    from natprobe.lab.session import open_lab
+
+    if backend == "memory":
+        raise LabUnavailable("the lab in memory has no nodes to enter: choose --backend namespaces or docker")
+    if backend:
+        return open_lab(backend, kept=kept)
+    try:
+        return open_lab("namespaces", kept=kept)
+    except LabUnavailable as no_namespaces:
+        try:
+            return open_lab("docker", kept=kept)
+        except LabUnavailable as no_docker:
+            raise LabUnavailable(f"{no_namespaces}; {no_docker}") from None
+
+
+def show_list() -> None:
     """List the policies that have a name, and what a report on each must say; and the lab that is up, if any."""
     from natprobe.cli.comparing import in_words
-    from natprobe.cli.labs import running
     from natprobe.lab.policy import PRESETS
 
     emit(heading("ports"))
@@ -77,7 +116,7 @@ def show_list(*, backend: _Backend = None) -> None:
         made = in_words(policy)
         emit(row([name, *(short(made[protocol], key) for protocol, key in AXES), policy.udp.port_assignment]))
     emit(f"\n{LEGEND}")
-    lab = running(backend)
+    lab = _running(None)
     note("no lab is up" if lab is None else "a lab is up; its end is `natprobe lab down`")
 
 
@@ -116,12 +155,12 @@ def run(
 @contextmanager
 def _some_lab(backend: str | None, progress: Progress) -> Iterator[Lab]:
     """Give the lab that is up and leave it up, or one that ends with the block."""
-    from natprobe.cli.labs import build, remember, running
+    from natprobe.lab.session import remember
 
-    lab = running(backend)
+    lab = _running(backend)
     if lab is None:
         progress.say("building the lab")
-        lab = build(backend, kept=False)
+        lab = _build(backend, kept=False)
     with lab:
         progress.say("")
         try:

@@ -1,25 +1,37 @@
-"""A command of typer's that starts quickly: whoever diagnoses a call that does not connect should not wait for imports.
+"""Commands of typer's that start quickly: whoever diagnoses a call that does not connect should not wait for imports.
 
-typer from 0.29 on turns the text of each option into its annotated type by pydantic, which takes longer to import than
-natprobe and typer together (90 ms), even where the type is ``str``. A Lean command takes the text as it is.
+From typer 0.29 on the text of each option, of --help even, is turned into its annotated type by pydantic, which takes
+as long to import as all of natprobe without asyncio (90 ms). Lean commands take the text as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
+
+from natprobe.cli.running import failing_plainly
 
 
-class Lean(TyperCommand):
-    """A command all of whose options are text or flags; what the text means is checked by the command itself."""
+class _Lean:
+    """Of a command all of whose options are text or flags; what a text means is checked by the command itself."""
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        for param in self.params:
-            # An older typer does not ask for it, and has no pydantic either.
+    def get_params(self, ctx: Any) -> Any:
+        params = super().get_params(ctx)  # type: ignore[misc]
+        for param in params:
+            # An older typer never asks for it, and has no pydantic either.
             vars(param)["get_runtime_param"] = _AsItIs
+        return params
+
+
+class _Command(_Lean, TyperCommand):
+    """A command."""
+
+
+class _Group(_Lean, TyperGroup):
+    """A command that has commands."""
 
 
 class _AsItIs:
@@ -27,6 +39,23 @@ class _AsItIs:
 
     def coerce(self, value: Any, **_: Any) -> Any:
         return value
+
+
+def group(help_: str) -> typer.Typer:
+    """Return a group without commands."""
+    return typer.Typer(
+        help=help_,
+        cls=_Group,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+
+def add(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
+    """Add a command to a group; what stops it ends in one line and a status."""
+    app.command(name, cls=_Command)(failing_plainly()(command))
 
 
 def port_number(text: str) -> int:

@@ -7,8 +7,13 @@ from typing import Annotated
 
 import typer
 
-from natprobe.cli.lean import port_number
+from natprobe.cli.lean import add, port_number
 from natprobe.cli.terminal import note
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    add(app, "reflect", reflect)
 
 
 def reflect(
