@@ -11,8 +11,6 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from natprobe.behaviour import Protocol
-
 VARIABLE = "NATPROBE_SERVERS"
 """Servers separated by commas or spaces, in place of these."""
 
@@ -37,14 +35,14 @@ SERVERS = (
 )
 
 
-def default_servers(protocols: Iterable[Protocol], environment: Mapping[str, str] = os.environ) -> list[str]:
+def default_servers(protocols: Iterable[str], environment: Mapping[str, str] = os.environ) -> list[str]:
     """Return the servers to ask where none is named: those of ``NATPROBE_SERVERS``, else those for ``protocols``.
 
     Raises ValueError where the variable is set but names none.
     """
     named = environment.get(VARIABLE)
     if named is None:
-        wanted = [str(protocol) for protocol in protocols]
+        wanted = tuple(protocols)
         return [f"{s.host}:{s.port}" for s in SERVERS if all(getattr(s, protocol) for protocol in wanted)]
     servers = named.replace(",", " ").split()
     if not servers:
