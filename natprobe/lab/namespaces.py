@@ -168,6 +168,8 @@ def _script(topology: Topology, wire: Sequence[str] | None) -> Iterator[str]:
         mount -t proc proc /proc
         [ -d /run/netns ] || {{ mount -t tmpfs lab /run; mkdir /run/netns; }}
         mount -t tmpfs lab /run/netns
+        # Bridges would else speak up for themselves, on the wire too; multicast snooping is off for the same reason.
+        ! [ -e /proc/sys/net/ipv6 ] || echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
         serve() {{
             "$@" 2>&1 </dev/null | while read -r line; do
                 echo "$line" >&2
@@ -195,7 +197,7 @@ def _links(nodes: Iterable[Node], networks: Iterable[str], *, wired: bool) -> It
     """Yield one run of ip(8) that makes bridges, namespaces, and a leg ``eth<n>`` for each network of a node."""
     yield "ip -batch - <<END"
     for network in networks:
-        yield f"link add name {network} up type bridge"
+        yield f"link add name {network} up type bridge mcast_snooping 0"
     for node in nodes:
         yield f"netns add {node.name}"
         for number, network in enumerate(node.addresses):

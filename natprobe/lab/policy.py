@@ -91,7 +91,7 @@ def _object(data: object, known: Sequence[str]) -> Mapping[str, Any]:
 
 def _word(kind: type[StrEnum], name: str, value: object) -> Any:
     words = {str(word): word for word in kind}
-    if value not in words:
+    if str(value) not in words:
         raise ValueError(f"{name} is one of {', '.join(words)}, not {value!r}")
     return words[str(value)]
 
@@ -160,7 +160,7 @@ _DEPENDENCE_ON = {looks_at: dependence for dependence, looks_at in LOOKS_AT.item
 
 def join(*dependences: Dependence) -> Dependence:
     """Return the least dependence that looks at all that any of these looks at."""
-    return _DEPENDENCE_ON[reduce(or_, (LOOKS_AT[dependence] for dependence in dependences))]
+    return _DEPENDENCE_ON[reduce(or_, (LOOKS_AT[dependence] for dependence in dependences), frozenset())]
 
 
 def compose(inner: NatPolicy, outer: NatPolicy) -> NatPolicy:
