@@ -60,4 +60,5 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 def run(coroutine: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in virtual time that begins at 0 s, and return its result. Raises Hang."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(coroutine)
+        # Not runner.run: its care for Ctrl-C costs milliseconds, in which years can pass here.
+        return runner.get_loop().run_until_complete(coroutine)

@@ -63,9 +63,11 @@ class Nat:
         default_factory=lambda: defaultdict(dict)
     )
     _ports: dict[Protocol, Ports] = field(init=False)
+    _lifetimes: dict[Protocol, tuple[float, float, float]] = field(init=False)
 
     def __post_init__(self) -> None:
         self._ports = {p: Ports(self.policy.of(p), self.addresses, self.rng) for p in Protocol}
+        self._lifetimes = {p: self.policy.of(p).details.lifetimes(p) for p in Protocol}
 
     # --- outbound -----------------------------------------------------------------------------------------------------
 
@@ -202,7 +204,7 @@ class Nat:
     def _accept(self, mapping: Mapping, remote: Endpoint, now: float) -> Session:
         """Begin a session from outside; what the inside endpoint sends to that remote elsewhere stays as it is."""
         session = Session(mapping, remote, now)
-        session.expires = now + self._lifetime(session)
+        session.expires = now + self._lifetimes[mapping.protocol][Phase.OPENING]
         self._outside[mapping.protocol, mapping.external, remote] = session
         mine = mapping.protocol, mapping.internal, remote
         if mine not in self._sessions or self._sessions[mine].expires <= now:
@@ -215,7 +217,7 @@ class Nat:
         if policy.unsolicited is Treatment.ACCEPTED and packet.protocol is Protocol.UDP:
             # Not so over TCP: a connection that is reset at once occupies nothing.
             own = Session(None, packet.source, now)
-            own.expires = now + policy.details.lifetimes(packet.protocol)[Phase.OPENING]
+            own.expires = now + self._lifetimes[packet.protocol][Phase.OPENING]
             self._outside[packet.protocol, packet.destination, packet.source] = own
         refusal = self._refusal("unsolicited", packet, policy.unsolicited)
         return refusal._replace(after=policy.details.unsolicited_after)
@@ -238,14 +240,9 @@ class Nat:
         session.advance(packet.flags, way, now)
         refreshing = BOTH_WAYS if packet.flags else _REFRESHING[policy.details.refresh]
         if way & refreshing or not session.expires:
-            session.expires = now + self._lifetime(session)
+            session.expires = now + self._lifetimes[packet.protocol][session.phase]
             mapping.expires = max(mapping.expires, session.expires)
             mapping.permits[policy.filtering.key(session.remote)] = session.expires
-
-    def _lifetime(self, session: Session) -> float:
-        assert session.mapping is not None
-        protocol = session.mapping.protocol
-        return self.policy.of(protocol).details.lifetimes(protocol)[session.phase]
 
     def _error_outbound(self, packet: Packet, error: Icmp, now: float) -> Packet | Dropped:
         about = error.about
