@@ -65,8 +65,7 @@ def _parts(report: Report, verbose: bool) -> Iterator[RenderableType]:
 
 
 def _title(block: Block) -> Text:
-    title = _said(block.title, "bold")
-    return title + _said(f"  [{block.old_name}]") if block.old_name else title
+    return Text.assemble(_said(block.title, "bold"), _said(f"  [{block.old_name}]" if block.old_name else ""))
 
 
 def _grid(block: Block, name_width: int, verbose: bool) -> Table:
@@ -81,7 +80,7 @@ def _grid(block: Block, name_width: int, verbose: bool) -> Table:
 def _verdict(row: Row, verbose: bool) -> Iterator[Text]:
     if row.determined:
         value = _said(row.value.ljust(_VALUE_WIDTH) + " ", "bold")
-        yield value + _said(row.certainty, _STYLES[row.certainty])
+        yield Text.assemble(value, _said(row.certainty, _STYLES[row.certainty]))
     else:
         yield _said(row.value, _STYLES[row.certainty])
     yield _said(row.reason, "dim")
