@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-_TURNS = 100_000
+_TURNS = 20_000
 """Turns of the loop at one instant that nothing honest needs."""
 
 

@@ -1,0 +1,51 @@
+"""The grid: every policy is probed in memory and must be found again, by the very field names that made it."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+
+from natprobe.behaviour import Dependence, PortAssignment, PortReuse
+from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy, compose, differences
+from natprobe.lab.simulation import simulate
+
+TOLD_APART = [dependence for dependence in Dependence if dependence is not Dependence.CONNECTION_DEPENDENT]
+
+
+def found(*policies: NatPolicy, path: str = "lan") -> list[str]:
+    """Return in what the report on NATs in series differs from what they make; none if all agrees."""
+    whole = policies[0] if len(policies) == 1 else compose(*policies)
+    return differences(whole, simulate(policies, path).to_json())
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_is_found_again(name: str) -> None:
+    assert found(PRESETS[name]) == []
+
+
+@pytest.mark.parametrize(
+    ("mapping", "filtering", "assignment"),
+    list(product(TOLD_APART, TOLD_APART, PortAssignment)),
+    ids=lambda word: "".join(part[0] for part in str(word).split("-")),
+)
+def test_every_class_is_found_again(mapping: Dependence, filtering: Dependence, assignment: PortAssignment) -> None:
+    policy = ProtocolPolicy(mapping, filtering, assignment, PortReuse.PER_PROTOCOL)
+    assert found(NatPolicy.alike(policy)) == []
+
+
+@pytest.mark.parametrize("filtering", TOLD_APART, ids=str)
+def test_every_firewall_is_found_again(filtering: Dependence) -> None:
+    assert found(NatPolicy.alike(ProtocolPolicy(filtering=filtering), translated=False)) == []
+
+
+@pytest.mark.parametrize(
+    ("inner", "outer"), list(product(["eim-eif", "adm-adf", "linux-masquerade", "firewall", "none"], repeat=2))
+)
+def test_two_nats_in_series_are_found_as_one(inner: str, outer: str) -> None:
+    assert found(PRESETS[inner], PRESETS[outer]) == []
+
+
+def test_the_protocols_are_told_apart() -> None:
+    policy = NatPolicy(PRESETS["eim-eif"].udp, PRESETS["apdm-apdf"].tcp)
+    assert found(policy) == []
