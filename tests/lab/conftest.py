@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,31 +27,23 @@ def not_here(reason: object) -> NoReturn:
     pytest.skip(str(reason))
 
 
-def build_image() -> None:
-    """Make sure that Docker's lab runs this very checkout; takes no time if it does already."""
-    if subprocess.run(["docker", "info"], capture_output=True, check=False).returncode:
-        not_here("the Docker daemon does not answer")
-    built = subprocess.run(
-        [ROOT / "servers" / "build"],
-        env=os.environ | {"PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if built.returncode:
-        not_here(f"servers/build: {built.stderr}")
+def prepare(backend: str) -> str:
+    """Return the backend; for Docker, make sure that its image is of this very checkout, which it mostly is."""
+    if backend == "docker":
+        if not shutil.which("docker"):
+            not_here("Docker is not installed")
+        build = [ROOT / "servers" / "build"]
+        environment = os.environ | {"PYTHON": sys.executable}
+        built = subprocess.run(build, env=environment, capture_output=True, text=True, check=False)
+        if built.returncode:
+            not_here(built.stderr)
+    return backend
 
 
 @pytest.fixture(scope="session", params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
-    """The name of a backend that works here."""
-    name: str = request.param
-    if name == "docker":
-        try:
-            build_image()
-        except FileNotFoundError:
-            not_here("Docker is not installed")
-    return name
+    """The name of a backend."""
+    return prepare(request.param)
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +55,11 @@ def lab(backend: str) -> Iterator[Lab]:
         not_here(missing)
     with lab:
         yield lab
+
+
+def open_here(**options: object) -> Lab:
+    """Return a lab in namespaces of the test's own."""
+    try:
+        return open_lab("namespaces", **options)
+    except LabUnavailable as missing:
+        not_here(missing)

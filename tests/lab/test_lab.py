@@ -1,27 +1,24 @@
-"""The lab is what it claims to be, and leaves nothing behind."""
+"""The lab is what it claims to be."""
 
 from __future__ import annotations
 
 import os
 import re
-import select
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from natprobe.behaviour import Dependence
 from natprobe.errors import LabUnavailable, PolicyNotPossible
-from natprobe.lab import namespaces, session
+from natprobe.lab import namespaces
 from natprobe.lab.backend import Lab
-from natprobe.lab.docker import PROJECT
 from natprobe.lab.namespaces import NamespaceLab
 from natprobe.lab.policy import PRESETS, NatPolicy, compose
 
-from .conftest import BACKENDS, ROOT, not_here
+from .conftest import ROOT, not_here, open_here
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -129,108 +126,6 @@ def test_a_node_that_is_none_is_named(lab: Lab) -> None:
         lab.apply("home-1", PRESETS["none"])
 
 
-# --- it leaves nothing behind -----------------------------------------------------------------------------------------
-
-HOLD = """
-import sys
-from natprobe.lab.session import open_lab
-with open_lab(sys.argv[1]) as lab:
-    print(lab._keeper._process.pid, flush=True)
-    if sys.stdin.readline() == "raise\\n":
-        raise RuntimeError("on purpose")
-"""
-
-ENDS: dict[str, Callable[[subprocess.Popen[str]], object]] = {
-    "its end": lambda holding: holding.communicate("\n"),
-    "an exception": lambda holding: holding.communicate("raise\n"),
-    "SIGINT": lambda holding: holding.send_signal(signal.SIGINT),
-    "SIGTERM": lambda holding: holding.terminate(),
-    "SIGKILL": lambda holding: holding.kill(),
-}
-
-
-def traces() -> list[str]:
-    """Return what a lab could leave on this machine: interfaces, namespaces, processes, containers, Docker networks."""
-    own = f"label=com.docker.compose.project={PROJECT}"
-    commands = [["ip", "-br", "link"], ["ip", "netns"], ["ip", "-4", "route"]]
-    if subprocess.run(["sh", "-c", "docker info"], capture_output=True, check=False).returncode == 0:
-        commands += [["docker", "ps", "-aq", "--filter", own], ["docker", "network", "ls", "-q", "--filter", own]]
-    found = [line for command in commands for line in subprocess.check_output(command, text=True).splitlines()]
-    return sorted(re.sub("@.*", "", line) for line in found) + namespaces_in_use()
-
-
-def namespaces_in_use() -> list[str]:
-    in_use = set()
-    for process in Path("/proc").glob("[0-9]*/ns/pid"):
-        try:
-            in_use.add(str(process.readlink()))
-        except OSError:  # it has ended
-            continue
-    return sorted(in_use)
-
-
-def wait_for_end(process: int) -> None:
-    """Return when a process that need not be a child has ended."""
-    try:
-        descriptor = os.pidfd_open(process)
-    except ProcessLookupError:
-        return
-    ended, _, _ = select.select([descriptor], [], [], 30)
-    os.close(descriptor)
-    assert ended
-
-
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("kind", BACKENDS)
-def test_nothing_is_left_however_its_owner_ends(kind: str, end: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    before = traces()
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, kind], stdin=-1, stdout=-1, stderr=-1, text=True, start_new_session=True
-    ) as holding:
-        assert holding.stdout
-        assert holding.stderr
-        first = holding.stdout.readline()
-        if not first:
-            not_here(holding.stderr.read().splitlines()[-1])
-        assert traces() != before
-        ENDS[end](holding)
-    wait_for_end(int(first))
-    assert traces() == before
-
-
-@pytest.fixture
-def note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A place of its own for the note of a kept lab."""
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    yield
-    session.forget()
-
-
-@pytest.mark.usefixtures("note")
-def test_a_kept_lab_is_found_again_by_another_process_and_ended_there() -> None:
-    before = traces()
-    with open_or_skip(kept=True) as lab:
-        lab.apply("home", PRESETS["eim-adf"])
-        session.remember(lab)
-    found = session.attach()
-    assert found.policies == {"home": PRESETS["eim-adf"]}
-    assert found.check(PRESETS["eim-adf"]) == []
-    other = "from natprobe.lab.session import attach; attach().close()"
-    subprocess.run([sys.executable, "-c", other], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
-    lab.close()
-    with pytest.raises(LabUnavailable, match="no lab is up"):
-        session.attach()
-    assert traces() == before
-
-
-def open_or_skip(**options: object) -> Lab:
-    try:
-        return session.open_lab("namespaces", **options)
-    except LabUnavailable as missing:
-        not_here(missing)
-
-
 # --- without root, without what it needs ------------------------------------------------------------------------------
 
 ROOTLESS = """
@@ -286,7 +181,7 @@ def test_a_reflector_that_does_not_start_is_told_by_its_own_words(monkeypatch: p
 
 
 def test_a_wire_delays_each_way() -> None:
-    with open_or_skip(delay=0.020) as lab:
+    with open_here(delay=0.020) as lab:
         lab.run("home-1", ["ping", "-c", "1", "198.51.100.10"])  # addresses are resolved
         said = lab.run("home-1", ["ping", "-c", "10", "-i", "0.02", "198.51.100.10"]).stdout
         times = [float(time) for time in re.findall(r"time=([\d.]+)", said)]
@@ -299,7 +194,7 @@ def test_a_wire_carries_whole_tcp_segments() -> None:
     receive = "import socket; s = socket.create_server(('', 7000)); print(flush=True); c, _ = s.accept(); n = 0\n"
     receive += "while data := c.recv(1 << 16): n += len(data)\nprint(n)"
     send = "import socket; socket.create_connection(('198.51.100.10', 7000)).sendall(bytes(20_000_000))"
-    with open_or_skip(delay=0.002) as lab:
+    with open_here(delay=0.002) as lab:
         lab.apply("home", PRESETS["linux-masquerade"])
         with lab.start("reflector", ["python", "-c", receive]) as receiving:
             assert receiving.stdout
@@ -310,7 +205,7 @@ def test_a_wire_carries_whole_tcp_segments() -> None:
 
 def test_loss_is_as_asked_for_and_the_same_for_one_seed() -> None:
     def lost() -> list[int]:
-        with open_or_skip(loss=0.2, seed=7) as lab:
+        with open_here(loss=0.2, seed=7) as lab:
             said = lab.run("home-1", ["ping", "-c", "100", "-i", "0.002", "-W", "1", "198.51.100.10"]).stdout
             return sorted(set(range(1, 101)) - set(map(int, re.findall(r"icmp_seq=(\d+)", said))))
 
