@@ -24,6 +24,8 @@ _DATA_TRIES = 15  # tcp_retries2
 _FIRST_TIMEOUT = 1.0
 _LEAST_TIMEOUT = 0.2
 _MOST_TIMEOUT = 120.0
+_ASKED_ANEW = 0.008
+"""How soon Linux repeats a SYN after it has reset what was left there of an earlier attempt."""
 _TIME_WAIT = 60.0
 _SEGMENT = 1448
 
@@ -205,6 +207,8 @@ class Connection:
         elif packet.ack != self._next:  # an answer to an attempt that was given up
             if packet.flags is not Flags.RST:
                 self._tcp.send(reset(packet))
+                if not self._tries:
+                    self._set_timer(_ASKED_ANEW)
         elif packet.flags is Flags.RST:
             self._break(Failure("connection refused"))
         elif packet.flags is Flags.SYN_ACK:
@@ -277,12 +281,12 @@ class Connection:
     def _acknowledge(self) -> None:
         self._tcp.send(Packet(Transport.TCP, self.local, self.remote, b"", Flags.ACK, self._next, self.rcv))
 
-    def _set_timer(self) -> None:
+    def _set_timer(self, sooner: float = _MOST_TIMEOUT) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         if self._unacked:
-            wait = min(self._timeout * 2**self._tries, _MOST_TIMEOUT)
+            wait = min(self._timeout * 2**self._tries, sooner)
             self._timer = self._tcp.loop.call_later(wait, self._repeat)
 
     def _repeat(self) -> None:
