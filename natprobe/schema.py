@@ -31,6 +31,8 @@ _STRINGS: dict[type, dict[str, Any]] = {
 }
 """What is a string in JSON, and which."""
 
+_RFC3339 = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
+
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of what ``Report.to_json`` returns."""
@@ -45,7 +47,7 @@ def schema() -> dict[str, Any]:
     properties = {
         "schema": {"const": SCHEMA},
         "version": {"type": "string", "description": "Of the natprobe that measured."},
-        "started": {"type": "string", "format": "date-time"},
+        "started": {"type": "string", "format": "date-time", "pattern": _RFC3339},
         "duration_s": {"type": "number", "minimum": 0},
         "vantage": vantage,
         "servers": {"type": "array", "items": server},

@@ -90,7 +90,8 @@ def other_address_fault(contacted: Endpoint, other: Endpoint | None) -> str | No
 
 
 def _reflector(contacted: Endpoint, site: tuple[tuple[str, Endpoint], ...]) -> Server:
-    roles = [(Source[role], endpoint) for role, endpoint in site if endpoint.version == contacted.version]
+    known = [(Source[role], endpoint) for role, endpoint in site if role in Source.__members__]
+    roles = [(role, endpoint) for role, endpoint in known if endpoint.version == contacted.version]
     listens = tuple(dict.fromkeys([contacted, *(endpoint for role, endpoint in roles if role is Source.LISTENS)]))
     senders = tuple((e, role) for role, e in roles if role not in (Source.LISTENS, Source.SELF))
     addresses = {endpoint.address for endpoint in listens}
