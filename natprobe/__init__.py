@@ -6,12 +6,16 @@
 Everything that the command line can do, without printing.
 """
 
-from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict
-from natprobe.endpoint import Endpoint
-from natprobe.errors import CannotRun, NatprobeError
-from natprobe.inference import Profile
-from natprobe.report import Report
-from natprobe.run import classify
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict
+    from natprobe.endpoint import Endpoint
+    from natprobe.errors import CannotRun, NatprobeError
+    from natprobe.inference import Profile
+    from natprobe.report import Report
+    from natprobe.run import classify
 
 __all__ = [
     "CannotRun",
@@ -25,3 +29,21 @@ __all__ = [
     "Verdict",
     "classify",
 ]
+
+# A reflector and a lab do without the client, and Ctrl-C must find a program that listens: nothing is imported early.
+_HOMES = {
+    "behaviour": ("Certainty", "Dependence", "Protocol", "Verdict"),
+    "endpoint": ("Endpoint",),
+    "errors": ("CannotRun", "NatprobeError"),
+    "inference": ("Profile",),
+    "report": ("Report",),
+    "run": ("classify",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used (PEP 562)."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return globals().setdefault(name, getattr(import_module(f"natprobe.{home}"), name))
+    raise AttributeError(f"module 'natprobe' has no attribute {name!r}")

@@ -22,7 +22,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 import natprobe
-from natprobe.cli import application
+from natprobe.cli.application import application
 from natprobe.errors import NameNotFound
 from natprobe.public import SERVERS, default_servers
 from natprobe.reflector import Reflector
@@ -422,6 +422,20 @@ def test_ctrl_c_ends_a_run_quietly(tmp_path: Path) -> None:
         assert process.communicate(timeout=10) == ("", "")
     assert process.returncode == 130
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["typer.main", "asyncio", "natprobe.run", "natprobe.cli.classify"])
+def test_ctrl_c_is_heard_while_modules_are_still_loaded(module: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "natprobe", "classify", "-s", NOBODY]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr
+        assert any(line.rstrip().endswith(f" {module}") for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=10)
+    assert "Traceback" not in stderr
+    assert stdout == ""
+    assert process.returncode == 130
 
 
 @pytest.mark.slow

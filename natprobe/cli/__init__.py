@@ -7,44 +7,15 @@ from __future__ import annotations
 
 import gc
 import sys
-from importlib import import_module
-from typing import Annotated
-
-import typer
-
-from natprobe.cli.lean import group
-
-_COMMANDS = ("classify", "explain", "reflect", "lab", "demo")
-
-
-def application(chosen: str | None = None) -> typer.Typer:
-    """Return the command line: all commands, or ``chosen`` alone if it is one, for each costs a millisecond or two."""
-    app = group("Tell what the NATs and firewalls on the way do to your packets.")
-    app.callback()(_options)
-    for name in [chosen] if chosen in _COMMANDS else _COMMANDS:
-        import_module(f"natprobe.cli.{name}").add_to(app)
-    return app
-
-
-def _show_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        typer.echo(f"natprobe {version('natprobe')}")
-        raise typer.Exit
-
-
-def _options(
-    _version: Annotated[
-        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    """Tell what the NATs and firewalls on the way do to your packets."""
 
 
 def main() -> None:
     """Run the command that the arguments name."""
     try:
+        from natprobe.cli.application import application  # here Ctrl-C is heard already
+
         application(*sys.argv[1:2])()
+    except KeyboardInterrupt:
+        sys.exit(130)
     finally:
         gc.freeze()  # or the interpreter, at its end, looks through all that was imported: a tenth of the whole time
