@@ -425,7 +425,7 @@ def test_ctrl_c_ends_a_run_quietly(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["typer.main", "asyncio", "natprobe.run", "natprobe.cli.classify"])
+@pytest.mark.parametrize("module", ["typer.main", "asyncio", "natprobe.report", "natprobe.sockets"])
 def test_ctrl_c_is_heard_while_modules_are_still_loaded(module: str) -> None:
     command = [sys.executable, "-X", "importtime", "-m", "natprobe", "classify", "-s", NOBODY]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
