@@ -61,7 +61,7 @@ class Host:
 
         Return the endpoint, its port chosen where it was 0. Raises AddressBusy.
         """
-        bound = self._own(local, self._sockets)
+        bound = self._own(local, {own.port for own in self._sockets})
         if bound in self._sockets:
             raise AddressBusy(f"local port {local.port} is in use: choose another, or none")
         self._sockets[bound] = handler
@@ -77,16 +77,19 @@ class Host:
 
     def tcp_endpoint(self, local: Endpoint) -> Endpoint:
         """Return a local endpoint for TCP, its port chosen where it is 0. Raises AddressBusy."""
-        taken = () if local.port else {*self.tcp.listeners, *(mine for mine, _ in self.tcp.connections)}
-        return self._own(local, taken)
+        return self._own(
+            local, {mine.port for mine in (*self.tcp.listeners, *(own for own, _ in self.tcp.connections))}
+        )
 
-    def _own(self, local: Endpoint, taken: Container[Endpoint]) -> Endpoint:
+    def _own(self, local: Endpoint, taken: Container[int]) -> Endpoint:
         if local.address not in self.addresses:
             raise AddressBusy(f"{local.address} is not an address of this host")
-        bound = local
-        while not bound.port or (not local.port and bound in taken):
-            bound = local.with_port(self.rng.choice(_EPHEMERAL))
-        return bound
+        if local.port:
+            return local
+        port = 0
+        while not port or port in taken:
+            port = self.rng.choice(_EPHEMERAL)
+        return local.with_port(port)
 
     # --- network.Network ----------------------------------------------------------------------------------------------
 

@@ -143,10 +143,11 @@ class Internet:
         loop = asyncio.get_running_loop()
 
         def send(packet: Packet) -> None:
-            if packet.destination.address in realm.nodes:
-                loop.call_soon(realm.route, packet)  # a neighbour must not answer while this one still sends
-            else:
-                realm.route(packet)
+            node = realm.nodes.get(packet.destination.address)
+            if node is not None:
+                loop.call_soon(node.enter, packet)  # a neighbour must not answer while this one still sends
+            elif realm.gateway is not None:
+                realm.gateway.leave(packet)
 
         return send
 
