@@ -6,6 +6,8 @@ import random
 from dataclasses import dataclass, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Protocol, Treatment
 from natprobe.endpoint import Endpoint, parse_address
@@ -641,6 +643,76 @@ def test_an_error_about_nothing_known_is_dropped() -> None:
     outbound = unreachable(Packet(UDP, A1, SOCKET), Unreachable.HOST, SOCKET.address)
     assert isinstance(nat.nat.inbound(inbound, 0.0), Dropped)
     assert isinstance(nat.nat.outbound(outbound, 0.0), Dropped)
+
+
+# --- whatever the policy and the history ------------------------------------------------------------------------------
+
+POLICIES = st.builds(
+    ProtocolPolicy,
+    st.sampled_from(Dependence),
+    st.sampled_from(Dependence),
+    st.sampled_from(PortAssignment),
+    st.sampled_from(PortReuse),
+    st.sampled_from(Treatment),
+    details=st.builds(
+        Details,
+        port_range=st.sampled_from([None, (2000, 2015)]),
+        parity=st.booleans(),
+        pooling=st.sampled_from(Pooling),
+        filter_per_host=st.booleans(),
+        refresh=st.sampled_from(Refresh),
+        lifetime=st.sampled_from([None, 10.0]),
+    ),
+)
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from([at(host, port) for host in (HOST, NEIGHBOUR) for port in (2000, 2001)]),
+        st.sampled_from([A1, A2, B1, B2]),
+        st.sampled_from([0.001, 1.0, 8.0, 400.0]),
+    ),
+    max_size=12,
+)
+
+
+@settings(deadline=None, max_examples=60)
+@given(POLICIES, STEPS, st.sampled_from(Protocol))
+def test_an_answer_given_at_once_always_comes_back_to_who_asked(
+    policy: ProtocolPolicy, steps: list[tuple[Endpoint, Endpoint, float]], protocol: Protocol
+) -> None:
+    nat = bench(policy, *POOL[:2])
+    asks, answers = (Flags.SYN, Flags.SYN_ACK) if protocol is TCP else (None, None)
+    for source, remote, pause in steps:
+        result = nat.nat.outbound(Packet(protocol, source, remote, b"", asks), nat.tick(pause))
+        if isinstance(result, Packet):  # else its ports are exhausted
+            assert nat.passes(remote, result.source, protocol, answers) == source
+
+
+@settings(deadline=None, max_examples=60)
+@given(POLICIES, STEPS, st.sampled_from([A1, A2, B1, B2]))
+def test_nobody_comes_in_to_whom_the_filter_would_not_let(
+    policy: ProtocolPolicy, steps: list[tuple[Endpoint, Endpoint, float]], stranger: Endpoint
+) -> None:
+    policy = replace(policy, details=replace(policy.details, filter_per_host=False))
+    nat = bench(policy)
+    external: dict[Endpoint, set[Endpoint]] = {}
+    for source, remote, pause in steps:
+        result = nat.nat.outbound(Packet(UDP, source, remote), nat.tick(pause))
+        if isinstance(result, Packet):
+            external.setdefault(result.source, set()).add(remote)
+    for mapped, contacted in external.items():
+        if nat.passes(stranger, mapped):
+            assert policy.filtering.key(stranger) in {policy.filtering.key(remote) for remote in contacted}
+
+
+@settings(deadline=None, max_examples=60)
+@given(POLICIES, STEPS)
+def test_no_two_hosts_share_what_is_exclusive(
+    policy: ProtocolPolicy, steps: list[tuple[Endpoint, Endpoint, float]]
+) -> None:
+    nat = bench(replace(policy, port_reuse=PortReuse.EXCLUSIVE, details=Details()))
+    holders: dict[Endpoint, Endpoint] = {}
+    for source, remote, _ in steps:
+        assert holders.setdefault(nat.out(source, remote), source) == source
 
 
 # --- the policy's JSON ------------------------------------------------------------------------------------------------
