@@ -49,10 +49,14 @@ class Lab(ABC):
         self._legs: dict[str, Legs] = {}
 
     @abstractmethod
-    def inside(self, node: str, argv: Sequence[str], *, lasting: bool = False) -> list[str]:
-        """Return the command that runs ``argv`` on a node; ``natprobe`` and ``python`` are this very natprobe's.
+    def inside(self, node: str, argv: Sequence[str]) -> list[str]:
+        """Return the command that runs ``argv`` on a node; ``natprobe`` and ``python`` are this very natprobe's."""
 
-        A ``lasting`` one is given no stdin, and ends when the process that runs it is terminated.
+    @abstractmethod
+    def start(self, node: str, argv: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a program on a node, its stdout and stderr piped; the caller terminates it, or the lab's end does.
+
+        It is given no stdin of its own.
         """
 
     @abstractmethod
@@ -79,13 +83,6 @@ class Lab(ABC):
         """
         return subprocess.run(
             self.inside(node, argv), input=stdin, timeout=timeout, capture_output=True, text=True, check=False
-        )
-
-    def start(self, node: str, argv: Sequence[str]) -> subprocess.Popen[str]:
-        """Start a program on a node, its stdout and stderr piped; the caller terminates it, or the lab's end does."""
-        command = self.inside(node, argv, lasting=True)
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
 
     def must(self, node: str, argv: Sequence[str], *, stdin: str = "") -> str:

@@ -11,6 +11,7 @@ import shutil
 import subprocess
 from collections.abc import Sequence
 from ipaddress import IPv4Network
+from subprocess import PIPE
 from typing import Self
 
 from natprobe.errors import LabUnavailable
@@ -24,7 +25,7 @@ IMAGE = "natprobe-lab"
 _TIMEOUT = 60.0
 
 # The end of `docker exec` ends nothing in the container but the stdin there.
-_LASTING = """exec 3<&0
+_SUPERVISE = """exec 3<&0
 "$@" 3<&- & child=$!
 { cat <&3; kill $child; } >/dev/null 2>&1 &
 wait $child"""
@@ -81,10 +82,14 @@ class DockerLab(Lab):
             raise LabUnavailable("no lab is up in Docker")
         return lab
 
-    def inside(self, node: str, argv: Sequence[str], *, lasting: bool = False) -> list[str]:
+    def inside(self, node: str, argv: Sequence[str]) -> list[str]:
         """Return the ``docker exec`` that does it."""
-        supervised = ["sh", "-c", _LASTING, "sh"] if lasting else []
-        return ["docker", "exec", "--interactive", self._containers[node], *supervised, *argv]
+        return ["docker", "exec", "--interactive", self._containers[node], *argv]
+
+    def start(self, node: str, argv: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a program under a shell that ends it when ``docker exec`` ends."""
+        command = self.inside(node, ["sh", "-c", _SUPERVISE, "sh", *argv])
+        return subprocess.Popen(command, stdin=PIPE, stdout=PIPE, stderr=PIPE, text=True)
 
     def close(self) -> None:
         """Take down containers and networks; returns when they are gone."""
@@ -94,15 +99,9 @@ class DockerLab(Lab):
             _take_down()
 
     def _await_reflector(self) -> None:
-        command = [
-            "timeout",
-            str(_TIMEOUT),
-            "docker",
-            "logs",
-            "--follow",
-            self._containers[self.topology.reflector.name],
-        ]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as logs:
+        container = self._containers[self.topology.reflector.name]
+        command = ["timeout", str(_TIMEOUT), "docker", "logs", "--follow", container]
+        with subprocess.Popen(command, stdout=PIPE, stderr=subprocess.STDOUT, text=True) as logs:
             assert logs.stdout is not None
             said = ""
             for line in logs.stdout:

@@ -11,10 +11,12 @@ import select
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from subprocess import DEVNULL, PIPE
 from typing import Self
 
 from natprobe.errors import LabUnavailable
@@ -63,7 +65,6 @@ class NamespaceLab(Lab):
         self._keeper: Keeper | None = Keeper(
             ["unshare", *user, "--mount", "--net", "--pid", "--fork", "--kill-child", "sh"],
             "\n".join(_script(self.topology, wire)),
-            # Not by exec: a shell that waits also reaps what loses its parent.
             kept="sleep infinity",
             down=":",
             path=_PATH,
@@ -84,9 +85,8 @@ class NamespaceLab(Lab):
         lab.kept, lab.holder, lab._keeper = True, holder, None  # noqa: SLF001 this very class
         return lab
 
-    def inside(self, node: str, argv: Sequence[str], *, lasting: bool = False) -> list[str]:
-        """Return the command: the same, lasting or not."""
-        del lasting
+    def inside(self, node: str, argv: Sequence[str]) -> list[str]:
+        """Return the ``nsenter`` that does it."""
         namespace = f"/proc/{self.holder}/root/run/netns/{node}"
         user = [] if _is_root() else ["--user", "--preserve-credentials"]
         return [
@@ -97,12 +97,30 @@ class NamespaceLab(Lab):
             *_here(argv),
         ]
 
+    def start(self, node: str, argv: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a program that gets the signals that are sent to it, though it is a child of nsenter."""
+        return _Entered(self.inside(node, argv), stdin=DEVNULL, stdout=PIPE, stderr=PIPE, text=True)
+
     def close(self) -> None:
         """End the holder, and with it everything."""
         if self.kept:
             _kill(self.holder)
         if self._keeper:
             self._keeper.release()
+
+
+class _Entered(subprocess.Popen[str]):
+    """What nsenter runs. Signals go to it and not to nsenter, which ends as its child does.
+
+    An orphan would be left to this machine's init, and the lab could not end before that takes notice of it.
+    """
+
+    def send_signal(self, sig: int) -> None:
+        try:
+            child = Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().strip()
+            os.kill(int(child), sig)
+        except (OSError, ValueError):  # it has ended, or not begun
+            super().send_signal(sig)
 
 
 def _kill(pid: int) -> None:
@@ -177,19 +195,17 @@ def _script(topology: Topology, wire: Sequence[str] | None) -> Iterator[str]:
             done
             echo failed 2>/dev/null
         }}"""
-    first, rest = [topology.reflector], [node for node in topology.nodes.values() if node.role is not Role.REFLECTOR]
-    bridged = first[0].addresses
-    yield from _links(first, bridged, wired=False)
-    yield _settle(first[0])
-    yield f"serve {_in_namespace(first[0], ['node', *first[0].command])} &"
-    yield from _links(
-        rest, [network for network in topology.networks if network not in bridged], wired=wire is not None
-    )
+    reflector, nodes = topology.reflector, [n for n in topology.nodes.values() if n.role is not Role.REFLECTOR]
+    yield from _links([reflector], reflector.addresses, wired=False)
+    yield _settle(reflector)
+    yield f"serve {_in_namespace(reflector, ['node', *reflector.command])} &"
+    networks = [network for network in topology.networks if network not in reflector.addresses]
+    yield from _links(nodes, networks, wired=wire is not None)
     if wire:
         command = _here(["python", "-m", "natprobe.lab.wire", *wire, *_WIRED])
         yield f"serve {shlex.join(['env', f'PYTHONPATH={_PYTHONPATH}', *command])} &"
     # A namespace needs no process to stay: the command that keeps the container alive is left out.
-    yield from (f'{{ {_settle(node)}\n{_in_namespace(node, ["node", "true"])}; }} & jobs="$jobs $!"' for node in rest)
+    yield from (f'{{ {_settle(node)}\n{_in_namespace(node, ["node", "true"])}; }} & jobs="$jobs $!"' for node in nodes)
     yield "for job in $jobs; do wait $job; done\necho ready"
 
 

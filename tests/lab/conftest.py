@@ -20,6 +20,11 @@ ROOT = Path(__file__).parents[2]
 BACKENDS = ["namespaces", pytest.param("docker", marks=pytest.mark.docker)]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put first what brings up labs of its own in Docker, which has room for one: later the fixture's is up."""
+    items.sort(key=lambda item: item.path.name != "test_aftermath.py")
+
+
 def not_here(reason: object) -> NoReturn:
     """Skip, saying why; in CI, where nothing may be skipped, fail."""
     if os.environ.get("NATPROBE_LAB_COMPULSORY"):

@@ -1,4 +1,4 @@
-"""A lab leaves nothing behind, however its owner ends. Run before the lab's other tests: Docker has room for one."""
+"""A lab leaves nothing behind, however its owner ends."""
 
 from __future__ import annotations
 
