@@ -196,10 +196,11 @@ class _Attempt:
     series: _Series
     over: bool = False
     _heard: bytes = b""
-    _connection: Tcp = field(init=False)
+    _connection: Tcp | None = None
     _timer: asyncio.TimerHandle = field(init=False)
 
     def begin(self, origin: Endpoint) -> None:
+        """Dial; how it ends is told to the series."""
         call = self.series.call
         self._timer = self.series.loop.call_later(call.plan.patience, self._end, DialOutcome.SILENT)
         try:
@@ -210,6 +211,7 @@ class _Attempt:
     def opened(self) -> None:
         self._timer.cancel()
         self._timer = self.series.loop.call_later(ECHO_PATIENCE, self._end, DialOutcome.CONNECTED)
+        assert self._connection is not None
         self._connection.send(self.series.call.token)
 
     def received(self, data: bytes) -> None:
@@ -235,5 +237,5 @@ class _Attempt:
         if not self.over:
             self.over = True
             self._timer.cancel()
-            if hasattr(self, "_connection"):
+            if self._connection is not None:
                 self._connection.abort()
