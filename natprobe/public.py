@@ -1,8 +1,9 @@
 """Public STUN servers, for a run that names none. Compiled on 22 November 2026; no test ever contacts one of them.
 
-Chosen from what pradt2/always-online-stun found alive over both protocols, day after day: few, of different operators
-and countries, so that one that has gone or lies is outvoted. Whether a server really does what is noted here shows in
-its answers; a note only decides whether it is asked. Prefer a reflector of your own: it can test more.
+Few, of different operators and countries, so that one that has gone or lies does not decide. The first four stand in
+all three lists of pradt2/always-online-stun (UDP, TCP, RFC 5780); what Cloudflare's and Google's serve is widely known.
+None was asked to make this list: whether a server does what is noted here shows in its answers, and a note only decides
+whether it is asked at all. A reflector of one's own can test more.
 """
 
 from __future__ import annotations

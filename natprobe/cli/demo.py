@@ -16,6 +16,7 @@ from natprobe.cli.terminal import Progress, coloured, emit, note
 if TYPE_CHECKING:
     from natprobe.cli.comparing import Run
 
+
 def add_to(app: typer.Typer) -> None:
     """Add the command to the command line."""
     add(app, "demo", demo)
