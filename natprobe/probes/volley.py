@@ -9,7 +9,7 @@ the server or on the way, must not treat the control better than the tests.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -29,7 +29,7 @@ from natprobe.network import Datagram, Rejection
 from natprobe.observation import Arrival, Volley
 from natprobe.probes import plain_attributes
 from natprobe.server import Kind, Sender, Server
-from natprobe.silence import CONVINCING, tally
+from natprobe.silence import CONVINCING, settling_time, tally
 from natprobe.stun import Attribute, Change, Message, change_attribute, request
 
 T = TypeVar("T")
@@ -78,13 +78,24 @@ async def fire(mailbox: Mailbox, server: Server, senders: Sequence[Sender]) -> l
         while senders and mailbox.now() - started < _CAP:
             shots.append(await gun.fire(inbox))
             gap = _GAP[server.kind] * (1 if len(shots) < _FULL else 4)
-            async for arrival in inbox.listen(gap):
-                if gun.note(arrival) and gun.all_heard:
-                    return [shot.settle(mailbox) for shot in shots]
-            volleys = [shot.settle(mailbox) for shot in shots]
-            if all(_settled(volleys, sender) for sender, _ in senders):
-                break
+            for wait in _waits(gap, volleys):
+                async for arrival in inbox.listen(wait):
+                    if gun.note(arrival) and gun.all_heard:
+                        return [shot.settle(mailbox) for shot in shots]
+                volleys = [shot.settle(mailbox) for shot in shots]
+                if all(_settled(volleys, sender) for sender, _ in senders):
+                    return volleys
     return volleys
+
+
+def _waits(gap: float, volleys: Sequence[Volley]) -> Iterator[float]:
+    """Yield the gap after a shot, in two if that shot will have settled before its end, judged by those before it."""
+    settled = settling_time(volleys)
+    if settled is None or settled >= gap:
+        yield gap
+    else:
+        yield settled
+        yield gap - settled
 
 
 def _settled(volleys: Sequence[Volley], sender: Endpoint) -> bool:
