@@ -1,8 +1,8 @@
-"""One question put well: over UDP from a Mailbox, over TCP in a Conversation. What came of it is an Exchange.
+"""One question put well over UDP: copies, an adaptive wait, ICMP errors heeded, late and stray answers told apart.
 
-UDP: copies, an adaptive wait, ICMP errors heeded, late and stray answers told apart. Each copy is a transaction of its
-own, so that an answer tells its round trip and a duplicate is no second answer; an answer counts only from the endpoint
-that was asked to send it (RFC 8489 §6.3.3, RFC 5780 §4.4). TCP repeats by itself: there is one copy.
+Each copy is a transaction of its own, so that an answer tells its round trip and a duplicate is no second answer; an
+answer counts only from the endpoint that was asked to send it (RFC 8489 §6.3.3, RFC 5780 §4.4). What came of it is an
+Exchange. The same over TCP is a ``conversation``.
 """
 
 from __future__ import annotations
@@ -15,17 +15,14 @@ from typing import Any, Self
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint, Scope
-from natprobe.errors import MalformedMessage, NoRoute
+from natprobe.errors import MalformedMessage
 from natprobe.extensions import Extension, read_site
-from natprobe.network import Datagram, Datagrams, Network, Rejection, Stream
+from natprobe.network import Datagram, Datagrams, Network, Rejection
 from natprobe.observation import Exchange, Outcome, Purpose
-from natprobe.stun import HEADER_SIZE, Attribute, Class, Message, decode, message_length, request
+from natprobe.stun import Attribute, Class, Message, decode, request
 
 PATIENCE = 3.0
 """Longest wait for an answer, in seconds: five round trips over a satellite."""
-
-TCP_PATIENCE = 4.0
-"""Longest wait for a TCP connection, or for an answer on one, in seconds."""
 
 _REJECTIONS = 2
 """ICMP errors that end a question early; one alone may be stray or forged, and an answer still on its way."""
@@ -33,7 +30,7 @@ _REJECTIONS = 2
 
 def patience(rtt: float | None) -> float:
     """Return how long to wait for an answer where the round trip is known or not, in seconds."""
-    return PATIENCE if rtt is None else min(PATIENCE, max(1.0, 8 * rtt))
+    return PATIENCE if rtt is None else min(PATIENCE, max(1.2, 8 * rtt))
 
 
 def gaps(known_rtt: Callable[[], float | None]) -> Iterator[float]:
@@ -48,17 +45,7 @@ def gaps(known_rtt: Callable[[], float | None]) -> Iterator[float]:
     while (left := patience(known_rtt()) - waited) > 0:
         yield min(gap, left)
         waited += gap
-        gap *= 1.25
-
-
-def attempt_times(rtt: float | None) -> Iterator[float]:
-    """Yield how long each attempt to connect may take, in seconds, TCP_PATIENCE in all."""
-    wait = 0.5 if rtt is None else max(0.1, 3 * rtt)
-    left = TCP_PATIENCE
-    while left > 0:
-        yield min(wait, left)
-        left -= wait
-        wait *= 1.4
+        gap *= 1.15
 
 
 class Inbox:
@@ -97,7 +84,7 @@ class Mailbox:
         self._datagrams = datagrams
         self._known_rtt = known_rtt
         self._started = started
-        self._inboxes: set[Inbox] = set()
+        self._inboxes: dict[int, Inbox] = {}
         self._asked: set[bytes] = set()
         self.cookies: dict[Endpoint, bytes] = {}
         """The cookie that each natprobe reflector gave to this socket last."""
@@ -130,11 +117,11 @@ class Mailbox:
     def inbox(self, remote: Endpoint) -> Iterator[Inbox]:
         """Open an inbox for questions to ``remote``."""
         inbox = Inbox(remote)
-        self._inboxes.add(inbox)
+        self._inboxes[id(inbox)] = inbox
         try:
             yield inbox
         finally:
-            self._inboxes.discard(inbox)
+            del self._inboxes[id(inbox)]
 
     async def send(self, message: Message, inbox: Inbox) -> float:
         """Send a message to the inbox's remote, its replies to come there; return when, in seconds of the run."""
@@ -187,7 +174,7 @@ class Mailbox:
             if isinstance(arrival, Datagram):
                 self._deliver(arrival)
                 continue
-            for inbox in self._inboxes:
+            for inbox in self._inboxes.values():
                 if inbox.remote == arrival.remote:
                     inbox.put(arrival)
 
@@ -201,14 +188,14 @@ class Mailbox:
             return
         if message.transaction_id not in self._asked:
             self._note_stray(datagram.source, "what came back answers another question (wrong transaction ID)")
-        for inbox in self._inboxes:
+        for inbox in self._inboxes.values():
             if message.transaction_id in inbox.transactions:
                 self._keep_cookie(message, datagram.source)
                 inbox.put((message, datagram))
 
     def _note_stray(self, source: Endpoint, what: str) -> None:
         """Note it for who waits for an answer from there: nothing follows from it, but it tells who is to blame."""
-        for inbox in self._inboxes:
+        for inbox in self._inboxes.values():
             if inbox.remote == source:
                 inbox.stray = what
 
@@ -216,108 +203,6 @@ class Mailbox:
         cookie = message.value(Extension.COOKIE)
         if cookie:
             self.cookies[source] = cookie
-
-
-class Conversation:
-    """Questions over one TCP connection, one after the other; where it could not be opened, each says so."""
-
-    def __init__(
-        self,
-        now: Callable[[], float],
-        local: Endpoint,
-        remote: Endpoint,
-        stream: Stream | Rejection | None,
-        *,
-        opened_at: float,
-        attempts: int,
-    ) -> None:
-        self._now = now
-        self._attempts = attempts
-        self._opened_at = opened_at
-        self._stream = stream if not isinstance(stream, Rejection) else None
-        self._failure = Outcome.REJECTED if isinstance(stream, Rejection) else Outcome.SILENT
-        self._detail = stream.reason if isinstance(stream, Rejection) else None
-        self.local = self._stream.local if self._stream else local
-        self.remote = remote
-        self.reply: Message | None = None
-        """The last reply, for what an Exchange does not keep."""
-
-    @classmethod
-    async def open(
-        cls,
-        network: Network,
-        started: float,
-        local: Endpoint,
-        remote: Endpoint,
-        known_rtt: Callable[[], float | None],
-    ) -> Self:
-        """Connect from ``local``; a connection that is refused or not answered is a conversation that failed.
-
-        An attempt without an answer is dropped and made anew long before the system would repeat its SYN.
-        """
-        opening = network.now()
-        stream: Stream | Rejection | None = None
-        attempts = 0
-        for seconds in attempt_times(known_rtt()):
-            attempts += 1
-            try:
-                async with asyncio.timeout(seconds):
-                    stream = await network.connect(local, remote)
-                break
-            except NoRoute as none:
-                stream = Rejection(remote, str(none), network.now())
-                break
-            except TimeoutError:
-                continue
-        return cls(
-            lambda: network.now() - started, local, remote, stream, opened_at=opening - started, attempts=attempts
-        )
-
-    @property
-    def connected(self) -> bool:
-        return self._stream is not None
-
-    def close(self) -> None:
-        if self._stream:
-            self._stream.close()
-
-    async def ask(self, purpose: Purpose, *attributes: Attribute, wait: float = TCP_PATIENCE) -> Exchange:
-        """Ask once and wait so many seconds for the answer; return what came of it, of the connection at worst."""
-        at = self._now()
-        base = (purpose, Protocol.TCP, self.local, self.remote)
-        if self._stream is None:
-            waited = at - self._opened_at
-            return Exchange(*base, self._opened_at, self._attempts, waited, self._failure, detail=self._detail)
-        message = request(*attributes)
-        await self._stream.send(message.encode())
-        self.reply = None
-        read: dict[str, Any] = {"outcome": Outcome.SILENT}
-        try:
-            async with asyncio.timeout(wait):
-                self.reply = await self._receive(self._stream, message.transaction_id)
-            read = reading(self.reply, self.remote, self.remote)
-        except MalformedMessage as wrong:
-            read["detail"] = f"what came back is no STUN ({wrong})"
-        except EOFError as ended:
-            read["detail"] = str(ended)
-        except TimeoutError:
-            pass
-        waited = self._now() - at
-        return Exchange(*base, at, 1, waited, rtt=waited if self.reply else None, **read)
-
-    async def _receive(self, stream: Stream, transaction_id: bytes) -> Message:
-        """Return the reply to a transaction. Raises EOFError once the connection has ended, or MalformedMessage."""
-        while True:
-            head = await self._exactly(stream, HEADER_SIZE)
-            message = decode(head + await self._exactly(stream, message_length(head[:4]) - HEADER_SIZE))
-            if message.transaction_id == transaction_id:
-                return message
-
-    async def _exactly(self, stream: Stream, size: int) -> bytes:
-        data = await stream.receive(size)
-        if len(data) < size:
-            raise EOFError("the connection was closed" + (" within a message" if data else ""))
-        return data
 
 
 def reading(message: Message, source: Endpoint, expected: Endpoint) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Outcome(StrEnum):
     """Answered, but from another endpoint than the one that was asked to."""
     REJECTED = "rejected"
     """An ICMP error or a TCP reset, told in ``detail``."""
+    MUTE = "mute"
+    """A TCP connection opened, but no answer came on it."""
     SILENT = "silent"
 
 

@@ -27,20 +27,21 @@ MAY_IMPORT: dict[str, set[str]] = {
     "network": GROUND,
     "sockets": GROUND | {"network"},
     "exchange": FACTS | {"network"},
-    "probes": FACTS | {"network", "exchange"},
+    "conversation": FACTS | {"network", "exchange"},
+    "probes": FACTS | {"network", "exchange", "conversation"},
     "inference": FACTS,
     "report": FACTS | {"inference"},
     "public": GROUND,
-    "run": FACTS | {"network", "sockets", "exchange", "probes", "report", "public"},
+    "run": FACTS | {"network", "sockets", "probes", "report", "public"},
     "schema": FACTS | {"inference", "report"},
     "reflector": WIRE,
-    "lab": FACTS | {"network", "exchange", "probes", "inference", "report", "run", "reflector"},
+    "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
     "views": FACTS | {"inference", "report"},
     "cli": FACTS | {"inference", "report", "run", "public", "reflector", "lab", "views"},
     "__init__": FACTS | {"inference", "report", "run"},
     "__main__": {"cli"},
 }
-"""Arrows run downward only; probes and inference never meet but in ``run``; nothing but the command line uses the lab."""
+"""Arrows run downward only; probes and inference meet in ``run`` alone; nothing but the command line uses the lab."""
 
 PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),

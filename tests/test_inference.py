@@ -451,7 +451,7 @@ def test_held_connections_are_counted_by_both_ends() -> None:
 
 # --- reachability -----------------------------------------------------------------------------------------------------
 
-ANSWERED, ERROR, MISPLACED, REJECTED, SILENT = Outcome
+ANSWERED, ERROR, MISPLACED, REJECTED, MUTE, SILENT = Outcome
 
 
 def asked(outcome: Outcome, protocol: Protocol, remote: Endpoint = R1, **fields: Any) -> Exchange:
@@ -465,7 +465,7 @@ def asked(outcome: Outcome, protocol: Protocol, remote: Endpoint = R1, **fields:
         case Outcome.REJECTED:
             reason = "host administratively prohibited" if protocol is UDP else "connection refused"
             base |= {"mapped": None, "rtt": None, "sent": 2, "waited": 0.1, "detail": reason}
-        case Outcome.SILENT:
+        case Outcome.SILENT | Outcome.MUTE:
             base |= {"mapped": None, "rtt": None, "sent": 8, "waited": 3.0}
     return hello(remote, **(base | fields))
 
@@ -477,6 +477,7 @@ UDP_BY_TCP = {
     ERROR: (YES, YES),
     MISPLACED: (YES, YES),
     REJECTED: (NO, WHO_KNOWS),
+    MUTE: (WHO_KNOWS, WHO_KNOWS),
     SILENT: (NO, WHO_KNOWS),
 }
 

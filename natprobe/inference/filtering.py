@@ -8,7 +8,7 @@ What is left groups the senders, as for mappings.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
 from natprobe.endpoint import Endpoint
@@ -18,18 +18,23 @@ from natprobe.observation import ConnectBack, Dialled, Exchange, Outcome, Purpos
 from natprobe.server import Kind, Server
 from natprobe.silence import CONVINCING, SUGGESTIVE, tally
 
-ENOUGH_DIALS = 3
-"""SYNs from one source that must go unanswered. Each verdict needs two such sources, or one that is tried far oftener:
-on a path that loses one SYN in ten, a millionth."""
+FEW_DIALS = 3
+"""SYNs that went unanswered on a path that loses one of five: 1 %, which alone is no certainty."""
+ENOUGH_DIALS = 8
+"""The same: 0.0003 %."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is known of one sender: whether it came in (None: unknown), how surely, and why."""
+    """What is known of one sender: whether it came in (None: unknown), how surely, and why.
+
+    ``few``: it was tried but a few times, and gives way to others that say something else.
+    """
 
     passed: bool | None
     certain: bool
     why: str
+    few: bool = False
 
 
 _HEARD = Finding(True, True, "came in")
@@ -51,21 +56,28 @@ def judge_filtering(facts: Facts) -> Verdict[Dependence]:
 def _judge(
     contacted: Endpoint, findings: Mapping[Endpoint, Finding], evidence: tuple[int, ...], fault: str | None
 ) -> Verdict[Dependence]:
-    passed = {sender: finding.passed for sender, finding in findings.items() if finding.passed is not None}
+    known = {sender: finding for sender, finding in findings.items() if finding.passed is not None}
     unknown = _told(findings, None)
-    if not passed:
+    if not known:
         return not_determined(unknown, evidence)
     seen = "; ".join(filter(None, (_told(findings, True), _told(findings, False))))
-    explaining = explaining_filter(contacted, passed)
+    explaining = _explaining(contacted, known)
+    if not explaining:
+        known = {sender: finding for sender, finding in known.items() if not finding.few}
+        explaining = _explaining(contacted, known)
     if not explaining:
         return not_determined(f"{seen}: a filter kept per host, or a sender that is down", evidence)
     if len(explaining) > 1:
         culprit = f"{contacted}: {fault}" if fault else None
         reason = "; ".join(filter(None, (seen, unknown, culprit)))
         return not_determined(f"cannot tell {listing(explaining)} apart: {reason}", evidence)
-    certain = all(finding.certain for finding in findings.values() if finding.passed is not None)
+    certain = all(finding.certain for finding in known.values())
     certainty = Certainty.CONFIRMED if certain else Certainty.LIKELY
     return Verdict(explaining[0], certainty, f"after sending to {contacted} alone, {seen}", evidence)
+
+
+def _explaining(contacted: Endpoint, findings: Mapping[Endpoint, Finding]) -> list[Dependence]:
+    return explaining_filter(contacted, {sender: bool(finding.passed) for sender, finding in findings.items()})
 
 
 def _told(findings: Mapping[Endpoint, Finding], passed: bool | None) -> str:
@@ -162,20 +174,25 @@ def _what_it_did(proofs: list[Exchange]) -> str:
 
 
 def _tcp_findings(facts: Facts) -> dict[Endpoint, Finding]:
-    return {dialled.source: _dialled(facts, dialled) for _, dialled in facts.connect_backs}
+    findings = {dialled.source: _dialled(facts, dialled) for _, dialled in facts.connect_backs}
+    few = [sender for sender, finding in findings.items() if finding.few]
+    if len(few) > 1:  # they bear each other out
+        findings |= {sender: replace(findings[sender], certain=True) for sender in few}
+    return findings
 
 
 def _dialled(facts: Facts, dialled: ConnectBack) -> Finding:
     if dialled.outcome is not Dialled.SILENT:
         return _DIALLED[dialled.outcome]
     tried = f"({dialled.attempts} times tried)"
-    if dialled.attempts < ENOUGH_DIALS:
+    if dialled.attempts < FEW_DIALS:
         return Finding(None, False, f"stayed silent {tried}, too few to tell a filter from loss")
     server = facts.server(dialled.remote)
     dead = _dead_alternate(facts, server, dialled.source) if server else None
     if dead:
         return Finding(None, False, f"stayed silent {tried}, but {dead}")
-    return Finding(False, True, f"did not come in {tried}")
+    few = dialled.attempts < ENOUGH_DIALS
+    return Finding(False, not few, f"did not come in {tried}", few)
 
 
 _DIALLED = {

@@ -7,6 +7,8 @@ depends on, so that alone is never more than likely.
 
 from __future__ import annotations
 
+from collections import Counter
+
 from natprobe.behaviour import Certainty, Dependence, Verdict, not_determined
 from natprobe.endpoint import Address, Endpoint
 from natprobe.inference.candidates import explaining_mapping
@@ -18,7 +20,7 @@ _INDEPENDENT = Dependence.ENDPOINT_INDEPENDENT
 
 def judge_mapping(facts: Facts) -> Verdict[Dependence]:
     """Return on what the external endpoint depends, of the destinations that one local port was used for."""
-    asked = facts.purpose(Purpose.MAPPING)
+    asked = _from_the_best_port(facts.purpose(Purpose.MAPPING))
     seen = [(index, exchange) for index, exchange in asked if exchange.answered and exchange.mapped]
     if not seen:
         return not_determined(_why_nothing(facts, asked), indexes(asked))
@@ -55,6 +57,13 @@ def _judge(facts: Facts, seen: list[Cited[Exchange]], everything: dict[Endpoint,
         reason = f"{_everywhere(mapped)} {mapped[next(iter(mapped))]}; no other port was there to be asked"
         return Verdict(_INDEPENDENT, Certainty.LIKELY, reason, evidence)
     return not_determined(f"cannot tell {listing(explaining)} apart: {_what_is_missing(facts, mapped)}", evidence)
+
+
+def _from_the_best_port(asked: list[Cited[Exchange]]) -> list[Cited[Exchange]]:
+    """Return the exchanges of one local endpoint: of the one that was told most, where another try was made."""
+    answered = Counter(exchange.local for _, exchange in asked if exchange.answered)
+    best = answered.most_common(1)[0][0] if answered else None
+    return [(index, exchange) for index, exchange in asked if best in (None, exchange.local)]
 
 
 def _independent(local: Endpoint, mapped: dict[Endpoint, Endpoint], evidence: tuple[int, ...]) -> Verdict[Dependence]:

@@ -26,9 +26,12 @@ def judge_reachability(facts: Facts) -> Verdict[bool]:
     if wrongly:
         told = "; ".join(dict.fromkeys(f"{e.remote}: {e.detail or f'error {e.error}'}" for e in wrongly))
         return Verdict(True, Certainty.CONFIRMED, f"answered, though not as asked ({told})", indexes(facts.asked))
-    what = _what_happened(asked)
+    mute = [exchange.remote for exchange in asked if exchange.outcome is Outcome.MUTE]
+    what = f"connected to {listing(dict.fromkeys(mute))} without an answer" if mute else _what_happened(asked)
     reached = [(index, exchange) for index, exchange in facts.elsewhere if exchange.answered]
     evidence = indexes(facts.asked) + indexes(reached[:1])
+    if mute:  # what opens a connection gets through; what has become of the answer is not known
+        return not_determined(what, evidence)
     if not reached:
         return not_determined(f"{what}, and nothing over {_other(facts)} either: no server may be up", evidence)
     return _blocked(facts, what, [exchange for _, exchange in reached], evidence)
@@ -83,7 +86,12 @@ def _what_happened(asked: list[Exchange]) -> str:
 
 def _is_certain(asked: list[Exchange]) -> bool:
     rejected = any(exchange.outcome is Outcome.REJECTED for exchange in asked)
-    return rejected or sum(exchange.sent for exchange in asked) >= ENOUGH_COPIES
+    return rejected or sum(map(_copies, asked)) >= ENOUGH_COPIES
+
+
+def _copies(exchange: Exchange) -> float:
+    """Return how many packets went unanswered: of a SYN, about one a second."""
+    return exchange.sent if exchange.protocol is Protocol.UDP else 1 + exchange.waited
 
 
 def _serve_both(protocol: Protocol, reached: list[Exchange]) -> bool:

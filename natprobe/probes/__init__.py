@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from natprobe.conversation import Conversation
 from natprobe.endpoint import Address, Endpoint
-from natprobe.exchange import Conversation, Mailbox
+from natprobe.exchange import Mailbox
 from natprobe.extensions import cookie_attribute, filler_attribute
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation
@@ -40,7 +41,7 @@ class Setting:
 
     async def conversation(self, local: Endpoint, remote: Endpoint) -> Conversation:
         """Open a TCP connection from ``local``; one that fails is a conversation that says so. Raises AddressBusy."""
-        return await Conversation.open(self.network, self.started, local, remote, self.known_rtt)
+        return await Conversation.open(self.network, self.started, local, remote)
 
 
 def hello_attributes() -> tuple[Attribute, ...]:
@@ -83,7 +84,7 @@ async def answers(asking: Iterable[Awaitable[Exchange]], record: Callable[[Obser
 
     Once one server has answered, the others have three of its round trips more, so that a dead one costs no time.
     """
-    pending = {asyncio.ensure_future(question) for question in asking}
+    pending = set(map(asyncio.ensure_future, asking))
     answered: list[Exchange] = []
     try:
         while pending:

@@ -12,9 +12,9 @@ import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from natprobe.conversation import TCP_PATIENCE, Conversation
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
-from natprobe.exchange import TCP_PATIENCE, Conversation
 from natprobe.extensions import (
     Dial,
     DialOutcome,
@@ -47,6 +47,9 @@ ATTEMPTS = 12
 """Connect-backs from each source, each from a fresh port: they are each other's copies, so none need be repeated."""
 TURNS = 3
 """Connect-backs from a source that has but one port and so must wait for each to fail; two such sources help out."""
+KNOCKS = 8
+"""Ports from which a greeting is sent, one after the other, until one is answered."""
+KNOCK_GAP = 0.5
 _SPACING = 0.02
 _TOKEN_SIZE = 16
 _REPORTED = {
@@ -62,34 +65,63 @@ _REPORTED = {
 async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
     """Record who answers, who may connect in, how mappings depend, and how many connections one port holds."""
     local = await _free_port(setting)
-    listener = await setting.network.listen(Endpoint(setting.source, 0))
-    try:
-        known = await _test_filtering(setting, listener, servers)
-    finally:
-        listener.close()
+    known = await _test_filtering(setting, servers)
     if known:
-        await hold(setting, local, endpoints_to_map(choose(known), known))
+        endpoints = endpoints_to_map(choose(known), known)
+        if not await hold(setting, local, endpoints) and not setting.port:
+            await hold(setting, await _free_port(setting), endpoints)
 
 
-async def _test_filtering(setting: Setting, listener: Listener, servers: Sequence[Endpoint]) -> list[Server]:
-    """Greet the servers from the listener's port, have a reflector dial back, and return the servers that answered."""
-    conversations: dict[Endpoint, Conversation] = {}
+async def _test_filtering(setting: Setting, servers: Sequence[Endpoint]) -> list[Server]:
+    """Greet the servers from a listener's port, have a reflector dial back, and return the servers that answered.
 
-    async def greet(server: Endpoint) -> Exchange:
-        conversations[server] = await setting.conversation(listener.local, server)
-        return await conversations[server].ask(Purpose.HELLO, *hello_attributes())
+    A SYN is repeated after a second at the earliest, so that the copies of a greeting leave from other ports: the first
+    door from which anything is heard is the one that is used.
+    """
+    doors: list[_Door] = []
 
+    async def knock(number: int) -> tuple[_Door, list[Exchange]]:
+        await asyncio.sleep(number * KNOCK_GAP)
+        doors.append(_Door(setting, await setting.network.listen(Endpoint(setting.source, 0))))
+        return doors[number], await doors[number].greet(servers)
+
+    knocking = [asyncio.ensure_future(knock(number)) for number in range(KNOCKS)]
     try:
-        hellos = await answers((greet(server) for server in servers), setting.record)
+        done, others = await asyncio.wait(knocking, return_when=asyncio.FIRST_COMPLETED)
+        for task in others:
+            task.cancel()
+        door, hellos = done.pop().result()
         known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
-        if known and choose(known).kind is Kind.NATPROBE:
-            server = choose(known)
-            rtt = next(hello.rtt for hello in hellos if hello.remote == server.contacted)
-            senders = uncontacted(server, servers)
-            await _ask_back(setting, listener, conversations[server.contacted], senders, rtt or 0.0)
+        server = choose(known) if known else None
+        if server and server.kind is Kind.NATPROBE:
+            await _ask_back(setting, door.listener, door.conversations[server.contacted], uncontacted(server, servers))
         return known
-    finally:
-        for conversation in conversations.values():
+    finally:  # without an await, at which a cancellation could strike
+        for task in knocking:
+            task.cancel()
+        for door in doors:
+            door.close()
+
+
+class _Door:
+    """A listener, and conversations from its port: the other ends may dial back here."""
+
+    def __init__(self, setting: Setting, listener: Listener) -> None:
+        self._setting = setting
+        self.listener = listener
+        self.conversations: dict[Endpoint, Conversation] = {}
+
+    async def greet(self, servers: Sequence[Endpoint]) -> list[Exchange]:
+        """Say hello to every server, and return the answers."""
+        return await answers(map(self._greet, servers), self._setting.record)
+
+    async def _greet(self, server: Endpoint) -> Exchange:
+        self.conversations[server] = await self._setting.conversation(self.listener.local, server)
+        return await self.conversations[server].ask(Purpose.HELLO, *hello_attributes())
+
+    def close(self) -> None:
+        self.listener.close()
+        for conversation in self.conversations.values():
             conversation.close()
 
 
@@ -119,11 +151,12 @@ async def _open_together(
 
 
 async def _ask_back(
-    setting: Setting, listener: Listener, conversation: Conversation, senders: Sequence[Sender], rtt: float
+    setting: Setting, listener: Listener, conversation: Conversation, senders: Sequence[Sender]
 ) -> None:
     """Have the reflector dial back from each sender, and record what came of it."""
     sources = [(endpoint, Source(how)) for endpoint, how in senders]
-    plan = DialPlan(tuple(_dial(source) for _, source in sources), _SPACING, max(0.1, 2.5 * rtt))
+    rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
+    plan = DialPlan(tuple(_dial(source) for _, source in sources), _SPACING, max(0.15, 3 * rtt))
     cookie = conversation.reply.value(Extension.COOKIE) if conversation.reply else None
     at = setting.now()
     async with _Doorman(listener):
@@ -132,7 +165,7 @@ async def _ask_back(
             cookie_attribute(cookie or b""),
             connect_back_attribute(plan),
             filler_attribute(128),
-            wait=ATTEMPTS * plan.spacing + plan.patience + TCP_PATIENCE,
+            wait=max(ATTEMPTS * plan.spacing, TURNS * plan.patience) + plan.patience + TCP_PATIENCE,
         )
     setting.record(exchange)
     results = _results(conversation.reply)
@@ -172,7 +205,6 @@ class _Doorman:
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
         for guest in self._guests:
             guest.close()
 
@@ -186,11 +218,11 @@ class _Doorman:
         await guest.send(await guest.receive(_TOKEN_SIZE))
 
 
-async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint]) -> None:
+async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint]) -> bool:
     """From ``local``, hold a connection to every endpoint at once; record each mapping, and that all were alive.
 
     The reflector counts the live connections that carry this run's tag; another server's connections are counted by
-    their answers after the last one was opened.
+    their answers after the last one was opened. Returns whether every endpoint told its mapping.
     """
     at = setting.now()
     tag = group_attribute(os.urandom(16))
@@ -205,6 +237,7 @@ async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint])
         mapped = tuple(exchange.mapped for exchange in held if exchange.mapped)
         remotes = tuple(exchange.remote for exchange in held)
         setting.record(Hold(local, remotes, mapped, at, len(held), max(counts, default=None)))
+    return all(mapping.answered for mapping in mappings)
 
 
 async def _ask_all(conversations: Sequence[Conversation], purpose: Purpose, tag: Attribute) -> list[Exchange]:

@@ -45,6 +45,8 @@ def _outcome(fact: Exchange) -> str:
             return f"answered from {fact.source}{_in(fact.rtt)}"
         case Outcome.REJECTED:
             return f"rejected ({fact.detail})"
+        case Outcome.MUTE:
+            return f"connected, but silent for {fact.waited:.1f} s" + (f" ({fact.detail})" if fact.detail else "")
         case Outcome.SILENT:
             return f"silent for {fact.waited:.1f} s, asked {_times(fact.sent)}"
 
