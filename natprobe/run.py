@@ -132,7 +132,8 @@ class _Run:
     async def probe(self, source: Address, servers: Sequence[Endpoint]) -> None:
         """Put every test asked for to the servers, from one address; UDP and TCP at once."""
         known_rtt = partial(self._rtts.get, source.version)
-        setting = Setting(self._network, source, self._port, self._started, self._record, known_rtt)
+        meeting = asyncio.Barrier(len(self._protocols))
+        setting = Setting(self._network, source, self._port, self._started, self._record, known_rtt, meeting)
         probes = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
         await _together(probe(setting, servers) for protocol, probe in probes.items() if protocol in self._protocols)
         # Silence over the only protocol that was tried says nothing without the other one as control.

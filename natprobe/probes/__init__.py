@@ -12,7 +12,7 @@ from natprobe.exchange import Mailbox
 from natprobe.extensions import cookie_attribute, filler_attribute
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation
-from natprobe.server import Kind, Sender, Server
+from natprobe.server import Kind, Sender, Server, describe
 from natprobe.stun import Attribute
 
 
@@ -21,6 +21,8 @@ class Setting:
     """From where a probe asks, and whom it tells what it saw. ``port`` is for the mapping test; 0 is any free one.
 
     ``known_rtt`` is the shortest round trip to a server that anyone has seen by now, in seconds, if anyone has.
+    ``filters_tested`` is where all protocols meet before any sends to an alternate address: there are filters that let
+    in, over any protocol, whoever this host has sent to over one.
     """
 
     network: Network
@@ -29,6 +31,7 @@ class Setting:
     started: float
     record: Callable[[Observation], None]
     known_rtt: Callable[[], float | None]
+    filters_tested: asyncio.Barrier
 
     def now(self) -> float:
         """Seconds since the start of the run."""
@@ -82,13 +85,14 @@ def endpoints_to_map(server: Server, known: Sequence[Server]) -> list[Endpoint]:
 async def answers(asking: Iterable[Awaitable[Exchange]], record: Callable[[Observation], None]) -> list[Exchange]:
     """Await questions put to several servers at once and record each outcome; return those that were answered.
 
-    Once one server has answered, the others have three of its round trips more, so that a dead one costs no time.
+    Once there is an answer, the others have three of its round trips more, so that a dead one costs no time; longer if
+    those that have answered can test little.
     """
     pending = set(map(asyncio.ensure_future, asking))
     answered: list[Exchange] = []
     try:
         while pending:
-            grace = max(0.15, 3 * min(hello.rtt or 0 for hello in answered)) if answered else None
+            grace = _grace(answered) if answered else None
             done, pending = await asyncio.wait(pending, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 break
@@ -101,3 +105,9 @@ async def answers(asking: Iterable[Awaitable[Exchange]], record: Callable[[Obser
             task.cancel()
         await asyncio.gather(*pending, return_exceptions=True)
     return answered
+
+
+def _grace(answered: Sequence[Exchange]) -> float:
+    servers = [describe(hello) for hello in answered]
+    able = any(server.fault is None for server in servers) or len({s.contacted.address for s in servers}) > 1
+    return max(0.15 if able else 0.6, 3 * min(hello.rtt or 0 for hello in answered))

@@ -66,6 +66,7 @@ async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
     """Record who answers, who may connect in, how mappings depend, and how many connections one port holds."""
     local = await _free_port(setting)
     known = await _test_filtering(setting, servers)
+    await setting.filters_tested.wait()
     if known:
         endpoints = endpoints_to_map(choose(known), known)
         if not await hold(setting, local, endpoints) and not setting.port:

@@ -35,10 +35,11 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
         hellos = await answers(
             (filtering.ask(Purpose.HELLO, server, *hello_attributes()) for server in servers), setting.record
         )
-        if not hellos:
-            return
         known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
         tested = await _test_filtering(setting, filtering, known, servers)
+        await setting.filters_tested.wait()
+        if not known:
+            return
         await map_endpoints(setting, mapping, endpoints_to_map(choose(known), known))
     if tested and tested[0].kind is Kind.RFC5780:
         await prove_change(setting, *tested)
