@@ -208,6 +208,40 @@ def test_each_server_shows_what_it_can_and_is_named_for_what_it_cannot(lab: Lab,
     }
 
 
+KEPT_BY_HOST = """
+table ip kept_by_host {{
+    set known {{ type ipv4_addr; flags dynamic,timeout; timeout 60s; }}
+    chain pass {{
+        type filter hook forward priority filter;
+        iifname "{legs.lan}" update @known {{ ip daddr }}
+        iifname "{legs.uplink}" ct state new ip saddr != @known drop
+    }}
+}}
+"""
+
+
+@pytest.fixture
+def kept_by_host(lab: Lab) -> Iterator[None]:
+    """A firewall that lets in, over any protocol, whoever this host has sent anything to within a minute."""
+    lab.apply("home", PRESETS["none"])
+    lab.must("home", ["nft", "-f", "-"], stdin=KEPT_BY_HOST.format(legs=lab.legs("home")))
+    yield
+    lab.must("home", ["nft", "delete", "table", "ip", "kept_by_host"])
+
+
+@pytest.mark.parametrize("server", [f"{PRIMARY}:3500", PRIMARY], ids=["coturn", "reflector"])
+@pytest.mark.usefixtures("kept_by_host")
+def test_no_test_opens_the_filter_of_another(lab: Lab, server: str) -> None:
+    """The mapping test of TCP used to open the alternate for the filtering test of UDP: "endpoint-independent"."""
+    report = classify(lab, {"": Case((server,), WHOLE, True, {})})[""]
+    for protocol in Protocol:
+        filtering = report["ipv4"][protocol]["filtering"]
+        if protocol is Protocol.TCP and server != PRIMARY:
+            assert filtering["value"] is None
+        else:
+            assert (filtering["value"], filtering["certainty"]) == ("address-dependent", "confirmed")
+
+
 def test_a_dead_server_costs_little(lab: Lab) -> None:
     lab.apply("home", PRESETS["none"])
     case = "a dead one among them"
