@@ -46,6 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
     *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
+    *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]
 WAITING = {"asyncio", "socket", "time", "select", "threading", "subprocess", "asyncio_dgram"}
 ONLY_IN = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "views"}, "jinja2": {"views"}, "aiortc": {"webrtc"}}

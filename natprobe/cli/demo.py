@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from natprobe.behaviour import Protocol
 from natprobe.cli.lean import add
 from natprobe.cli.running import NOT_DETERMINED
-from natprobe.cli.table import AXES, LEGEND, heading, row, short
+from natprobe.cli.table import LEGEND, heading, pair, row
 from natprobe.cli.terminal import Progress, coloured, emit, note
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def demo() -> None:
     with Progress() as progress:
         progress.say("building the lab")
         with NamespaceLab() as lab:
-            emit(heading("time"))
+            emit(heading(("expected", "found"), "time"))
             for number, (name, policy) in enumerate(PRESETS.items(), 1):
                 progress.say(f"{number} of {len(PRESETS)}: {name}")
                 run = classify_behind(lab, policy, options=["--quick"])
@@ -46,17 +45,12 @@ def demo() -> None:
                 emit(_row(name, run))
                 for line in run.wrong:
                     note(f"    {line}")
-    emit(f"\n{LEGEND}{right} of {len(PRESETS)} right in {time.monotonic() - begun:.1f} s\n")
+    emit(f"\nmapping/filtering:\n{LEGEND}{right} of {len(PRESETS)} right in {time.monotonic() - begun:.1f} s\n")
     if right < len(PRESETS):
         raise typer.Exit(NOT_DETERMINED)
 
 
 def _row(name: str, run: Run) -> str:
     verdict = coloured("right" if run.right else "WRONG", good=run.right)
-    cells = (_compared(run, protocol, key) for protocol, key in AXES)
+    cells = (pair(verdicts[protocol]) for protocol in run.expected for verdicts in (run.expected, run.found))
     return row([name, *cells, f"{run.seconds:.2f} s {verdict}"])
-
-
-def _compared(run: Run, protocol: Protocol, key: str) -> str:
-    found, expected = short(run.found[protocol], key), short(run.expected[protocol], key)
-    return found if found == expected else f"{found}, not {expected}"

@@ -111,7 +111,7 @@ def show_list() -> None:
     from natprobe.cli.comparing import in_words
     from natprobe.lab.policy import PRESETS
 
-    emit(heading("ports"))
+    emit(heading(("mapping", "filtering"), "ports"))
     for name, policy in PRESETS.items():
         made = in_words(policy)
         emit(row([name, *(short(made[protocol], key) for protocol, key in AXES), policy.udp.port_assignment]))

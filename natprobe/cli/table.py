@@ -18,15 +18,20 @@ AXES = tuple((protocol, key) for protocol in Protocol for key in ("mapping", "fi
 _WIDTHS = (25, 11, 11, 11, 11, 12)
 
 
-def heading(*more: str) -> str:
-    """Return the two lines above the rows."""
-    protocols = (protocol.upper() if key == "mapping" else "" for protocol, key in AXES)
-    return row(["", *protocols]) + row(["NAT", *(key for _, key in AXES), *more])
+def heading(columns: tuple[str, str], *more: str) -> str:
+    """Return the two lines above the rows: the same two columns for either protocol, and what comes after them."""
+    protocols = (cell for protocol in Protocol for cell in (protocol.upper(), ""))
+    return row(["", *protocols]) + row(["NAT", *columns * len(Protocol), *more])
 
 
 def row(cells: Iterable[str]) -> str:
     """Return cells in their columns."""
     return " ".join(cell.ljust(width - 1) for cell, width in zip(cells, _WIDTHS, strict=False)).rstrip() + "\n"
+
+
+def pair(verdicts: Mapping[str, str]) -> str:
+    """Return mapping and filtering, of the verdicts on a protocol in words, in a few letters."""
+    return short(verdicts, "mapping") + ("" if verdicts["reachable"] == "no" else f"/{short(verdicts, 'filtering')}")
 
 
 def short(verdicts: Mapping[str, str], key: str) -> str:
