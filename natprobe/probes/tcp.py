@@ -157,7 +157,7 @@ async def _ask_back(
     """Have the reflector dial back from each sender, and record what came of it."""
     sources = [(endpoint, Source(how)) for endpoint, how in senders]
     rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
-    plan = DialPlan(tuple(_dial(source) for _, source in sources), _SPACING, max(0.15, 3 * rtt))
+    plan = DialPlan(tuple(_dial(source) for _, source in sources), _SPACING, patience=0.1 + 1.5 * rtt)
     cookie = conversation.reply.value(Extension.COOKIE) if conversation.reply else None
     at = setting.now()
     async with _Doorman(listener):
