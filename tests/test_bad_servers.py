@@ -260,7 +260,8 @@ async def test_a_dead_server_in_a_list_costs_little() -> None:
     assert report.duration_s < 1
 
 
-async def test_a_server_that_refuses_connections_is_told_by_icmp() -> None:
+@pytest.mark.slow
+async def test_a_port_where_nobody_listens_is_told_by_icmp() -> None:
     async with BadServer(Fault.NONE, GOOD_ADDRESSES, PORTS) as good:
         report = await report_on(CONTACT, str(good.contact))
     hellos = {str(e.remote): e for e in report.observations if isinstance(e, Exchange) and e.purpose is Purpose.HELLO}
