@@ -27,7 +27,7 @@ def judge_concurrency(facts: Facts) -> Verdict[Concurrent]:
     """Return how many connections were open together from one local port."""
     if not facts.holds:
         return not_determined("no connections were held together")
-    index, hold = facts.holds[-1]
+    index, hold = max(facts.holds, key=lambda cited: cited[1].answered)
     evidence = tuple(i for i, e in facts.purpose(Purpose.MAPPING, Purpose.HOLD) if e.local == hold.local)
     if not hold.answered:
         return not_determined(f"no connection from {hold.local} was answered", (*evidence, index))

@@ -19,8 +19,32 @@ _INDEPENDENT = Dependence.ENDPOINT_INDEPENDENT
 
 
 def judge_mapping(facts: Facts) -> Verdict[Dependence]:
-    """Return on what the external endpoint depends, of the destinations that one local port was used for."""
-    asked = _from_the_best_port(facts.purpose(Purpose.MAPPING))
+    """Return on what the external endpoint depends, of the destinations that one local port was used for.
+
+    Where several local ports were tried and the NAT did not treat them alike, the verdict is conflicting.
+    """
+    ports: dict[Endpoint, list[Cited[Exchange]]] = {}
+    for index, exchange in facts.purpose(Purpose.MAPPING):
+        ports.setdefault(exchange.local, []).append((index, exchange))
+    verdicts = {local: _judge_port(facts, asked) for local, asked in ports.items()}
+    # A port of which not everybody told is no contradiction, only a try that failed.
+    whole = [verdicts[local] for local, asked in ports.items() if all(exchange.answered for _, exchange in asked)]
+    if len({verdict.value for verdict in whole}) > 1:
+        return _conflicting(whole)
+    best = (verdict for verdict in (*whole, *verdicts.values()) if verdict.determined)
+    return next(best, None) or next(iter(verdicts.values()), None) or not_determined(_why_nothing(facts, []))
+
+
+def _conflicting(verdicts: list[Verdict[Dependence]]) -> Verdict[Dependence]:
+    """Return what most ports say, and all that was seen."""
+    evidence = tuple(index for verdict in verdicts for index in verdict.evidence)
+    value, _ = Counter(verdict.value for verdict in verdicts if verdict.value).most_common(1)[0]
+    reasons = "; but ".join(dict.fromkeys(verdict.reason for verdict in verdicts))
+    return Verdict(value, Certainty.CONFLICTING, f"not every local port is treated alike: {reasons}", evidence)
+
+
+def _judge_port(facts: Facts, asked: list[Cited[Exchange]]) -> Verdict[Dependence]:
+    """Return what the exchanges of one local port say."""
     seen = [(index, exchange) for index, exchange in asked if exchange.answered and exchange.mapped]
     if not seen:
         return not_determined(_why_nothing(facts, asked), indexes(asked))
@@ -57,13 +81,6 @@ def _judge(facts: Facts, seen: list[Cited[Exchange]], everything: dict[Endpoint,
         reason = f"{_everywhere(mapped)} {mapped[next(iter(mapped))]}; no other port was there to be asked"
         return Verdict(_INDEPENDENT, Certainty.LIKELY, reason, evidence)
     return not_determined(f"cannot tell {listing(explaining)} apart: {_what_is_missing(facts, mapped)}", evidence)
-
-
-def _from_the_best_port(asked: list[Cited[Exchange]]) -> list[Cited[Exchange]]:
-    """Return the exchanges of one local endpoint: of the one that was told most, where another try was made."""
-    answered = Counter(exchange.local for _, exchange in asked if exchange.answered)
-    best = answered.most_common(1)[0][0] if answered else None
-    return [(index, exchange) for index, exchange in asked if best in (None, exchange.local)]
 
 
 def _independent(local: Endpoint, mapped: dict[Endpoint, Endpoint], evidence: tuple[int, ...]) -> Verdict[Dependence]:

@@ -15,6 +15,9 @@ from natprobe.observation import Exchange, Observation
 from natprobe.server import Kind, Sender, Server, describe
 from natprobe.stun import Attribute
 
+FURTHER_PORTS = 2
+"""Local ports from which mapping is tested again where the first one was not treated the same towards all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Setting:
@@ -80,6 +83,15 @@ def uncontacted(server: Server, greeted: Sequence[Endpoint]) -> list[Sender]:
 def endpoints_to_map(server: Server, known: Sequence[Server]) -> list[Endpoint]:
     """Return the endpoints to compare mappings at: all of the chosen server's, the contacted ones of the others."""
     return list(dict.fromkeys([*server.listens, *(other.contacted for other in known)]))
+
+
+def collided(mappings: Sequence[Exchange]) -> bool:
+    """Return whether the NAT kept the local port towards some endpoints and not towards others.
+
+    So it looks where a neighbour holds that port towards some of them (RFC 4787 §8: a NAT that is not deterministic),
+    and whether it was that only other local ports can tell.
+    """
+    return len({mapping.mapped.port == mapping.local.port for mapping in mappings if mapping.mapped}) > 1
 
 
 async def answers(asking: Iterable[Awaitable[Exchange]], record: Callable[[Observation], None]) -> list[Exchange]:

@@ -32,9 +32,11 @@ from natprobe.extensions import (
 from natprobe.network import Listener, Stream
 from natprobe.observation import ConnectBack, Dialled, Exchange, Hold, Purpose
 from natprobe.probes import (
+    FURTHER_PORTS,
     Setting,
     answers,
     choose,
+    collided,
     endpoints_to_map,
     hello_attributes,
     plain_attributes,
@@ -64,12 +66,14 @@ _REPORTED = {
 
 async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
     """Record who answers, who may connect in, how mappings depend, and how many connections one port holds."""
-    local = await _free_port(setting)
+    local = await _free_port(setting, setting.port)
     known = await _test_filtering(setting, servers)
     await setting.filters_tested.wait()
     if known:
         endpoints = endpoints_to_map(choose(known), known)
-        if not await hold(setting, local, endpoints) and not setting.port:
+        mappings = await hold(setting, local, endpoints)
+        failed = not all(mapping.answered for mapping in mappings)
+        for _ in range(FURTHER_PORTS if collided(mappings) else failed):
             await hold(setting, await _free_port(setting), endpoints)
 
 
@@ -219,11 +223,11 @@ class _Doorman:
         await guest.send(await guest.receive(_TOKEN_SIZE))
 
 
-async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint]) -> bool:
+async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint]) -> list[Exchange]:
     """From ``local``, hold a connection to every endpoint at once; record each mapping, and that all were alive.
 
     The reflector counts the live connections that carry this run's tag; another server's connections are counted by
-    their answers after the last one was opened. Returns whether every endpoint told its mapping.
+    their answers after the last one was opened. Returns what each endpoint told of its mapping.
     """
     at = setting.now()
     tag = group_attribute(os.urandom(16))
@@ -238,16 +242,16 @@ async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint])
         mapped = tuple(exchange.mapped for exchange in held if exchange.mapped)
         remotes = tuple(exchange.remote for exchange in held)
         setting.record(Hold(local, remotes, mapped, at, len(held), max(counts, default=None)))
-    return all(mapping.answered for mapping in mappings)
+    return mappings
 
 
 async def _ask_all(conversations: Sequence[Conversation], purpose: Purpose, tag: Attribute) -> list[Exchange]:
     return await asyncio.gather(*(c.ask(purpose, tag, *plain_attributes()) for c in conversations))
 
 
-async def _free_port(setting: Setting) -> Endpoint:
+async def _free_port(setting: Setting, port: int = 0) -> Endpoint:
     """Return a local endpoint that no other socket has: the one asked for, or what the system gives a listener."""
-    listener = await setting.network.listen(Endpoint(setting.source, setting.port))
+    listener = await setting.network.listen(Endpoint(setting.source, port))
     listener.close()
     return listener.local
 

@@ -14,9 +14,11 @@ from natprobe.endpoint import Endpoint
 from natprobe.exchange import Mailbox
 from natprobe.observation import Exchange, Purpose, Volley
 from natprobe.probes import (
+    FURTHER_PORTS,
     Setting,
     answers,
     choose,
+    collided,
     endpoints_to_map,
     hello_attributes,
     plain_attributes,
@@ -40,7 +42,11 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
         await setting.filters_tested.wait()
         if not known:
             return
-        await map_endpoints(setting, mapping, endpoints_to_map(choose(known), known))
+        endpoints = endpoints_to_map(choose(known), known)
+        if collided(await map_endpoints(setting, mapping, endpoints)):
+            for _ in range(FURTHER_PORTS):
+                async with await setting.mailbox() as another:
+                    await map_endpoints(setting, another, endpoints)
     if tested and tested[0].kind is Kind.RFC5780:
         await prove_change(setting, *tested)
 
@@ -59,13 +65,14 @@ async def _test_filtering(
     return None
 
 
-async def map_endpoints(setting: Setting, mailbox: Mailbox, endpoints: Sequence[Endpoint]) -> None:
+async def map_endpoints(setting: Setting, mailbox: Mailbox, endpoints: Sequence[Endpoint]) -> list[Exchange]:
     """From one fresh socket, ask every endpoint at once for the mapped address, the first one twice."""
     exchanges = await asyncio.gather(
         *(mailbox.ask(Purpose.MAPPING, e, *plain_attributes()) for e in (*endpoints, endpoints[0]))
     )
     for exchange in exchanges:
         setting.record(exchange)
+    return exchanges
 
 
 async def prove_change(setting: Setting, server: Server, volleys: Sequence[Volley]) -> None:
