@@ -28,10 +28,8 @@ EXTERNAL = "198.51.100.1"
 Beside = Callable[[Internet, Host], Awaitable[None]]
 
 
-def classified(
-    policy: str, beside: Beside, *, port: int = 0, protocols: tuple[Protocol, ...] = (Protocol.UDP,)
-) -> Report:
-    """Classify behind a NAT while something else happens: ``beside`` is given the internet and a neighbour."""
+def classified(policy: str, beside: Beside, *, port: int = 0) -> Report:
+    """Classify UDP behind a NAT while something else happens: ``beside`` is given the internet and a neighbour."""
     reports: list[Report] = []
 
     async def scene() -> None:
@@ -42,9 +40,8 @@ def classified(
         Mirror(internet.host(*REFLECTOR))
         doing = asyncio.ensure_future(beside(internet, neighbour))
         await asyncio.sleep(0)
-        reports.append(
-            await classify([REFLECTOR[0]], versions=[4], port=port, protocols=protocols, network=client),
-        )
+        servers = [REFLECTOR[0]]
+        reports.append(await classify(servers, versions=[4], port=port, protocols=[Protocol.UDP], network=client))
         doing.cancel()
 
     run(scene())
@@ -82,7 +79,7 @@ def test_without_a_collision_nothing_is_in_conflict() -> None:
 
 @pytest.mark.parametrize("policy", ["eim-eif", "apdm-apdf", "linux-masquerade-accept"])
 def test_what_strangers_send_all_the_while_changes_nothing(policy: str) -> None:
-    """Forged answers, to every port there is a mapping for, from the reflector's own address: no transaction ID fits."""
+    """Forged answers to every port that there is a mapping for: none has the transaction ID of a question."""
     forged = Message(Class.SUCCESS, bytes(12))
     lie = Message(
         Class.SUCCESS,
