@@ -406,6 +406,13 @@ def test_few_dials_into_silence_are_no_filter() -> None:
     assert unknown(tcp(*facts).filtering, "too few to tell a filter from loss")
 
 
+def test_a_few_dials_that_contradict_all_others_are_left_aside_and_remembered() -> None:
+    """Three SYNs may be lost by chance; that they contradict the rest is a reason to be less sure."""
+    facts = [dialled(Dialled.ACCEPTED, source) for source in DIALS if source != R2]
+    assert told(tcp(*facts).filtering) == (EI, CONFIRMED)
+    assert told(tcp(*facts, dialled(Dialled.SILENT, R2, attempts=3)).filtering) == (EI, LIKELY)
+
+
 def test_silence_of_a_dead_alternate_is_no_filter() -> None:
     """A reflector whose other addresses are cut off would make every open path address-dependent."""
     facts = [dialled(Dialled.ACCEPTED, DIALS[0]), *(dialled(Dialled.SILENT, source) for source in DIALS[1:])]

@@ -62,7 +62,8 @@ def _judge(
         return not_determined(unknown, evidence)
     seen = "; ".join(filter(None, (_told(findings, True), _told(findings, False))))
     explaining = _explaining(contacted, known)
-    if not explaining:
+    unanimous = bool(explaining)
+    if not unanimous:
         known = {sender: finding for sender, finding in known.items() if not finding.few}
         explaining = _explaining(contacted, known)
     if not explaining:
@@ -71,7 +72,7 @@ def _judge(
         culprit = f"{contacted}: {fault}" if fault else None
         reason = "; ".join(filter(None, (seen, unknown, culprit)))
         return not_determined(f"cannot tell {listing(explaining)} apart: {reason}", evidence)
-    certain = all(finding.certain for finding in known.values())
+    certain = unanimous and all(finding.certain for finding in known.values())
     certainty = Certainty.CONFIRMED if certain else Certainty.LIKELY
     return Verdict(explaining[0], certainty, f"after sending to {contacted} alone, {seen}", evidence)
 
