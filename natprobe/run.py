@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version as installed_version
 from typing import Any
 
 from natprobe.behaviour import Protocol
@@ -15,10 +14,11 @@ from natprobe.errors import CannotRun, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation, Resolution
 from natprobe.probes import Setting
-from natprobe.probes.tcp import control, probe_tcp
-from natprobe.probes.udp import probe_udp
+from natprobe.probes.tcp import control_tcp, probe_tcp
+from natprobe.probes.udp import control_udp, probe_udp
 from natprobe.report import Report, Vantage
 from natprobe.sockets import HostNetwork
+from natprobe.version import VERSION
 
 STUN_PORT = 3478
 
@@ -94,9 +94,9 @@ class _Run:
         """Return an endpoint for every server and IP version that has one. Raises NameNotFound where none has."""
         if not servers:
             raise ValueError("no server was named")
-        for server in servers:
-            host, port = split_host_port(server)
-            found = [e for version in versions for e in await self._addresses(host, port or STUN_PORT, version)]
+        split = [split_host_port(server) for server in servers]
+        asking = (self._addresses(host, port or STUN_PORT, versions) for host, port in split)
+        for server, found in zip(servers, await asyncio.gather(*asking), strict=True):
             self._record(Resolution(server, tuple(found), None if found else "no address found"))
         endpoints = [e for fact in self._observations if isinstance(fact, Resolution) for e in fact.endpoints]
         if not endpoints:
@@ -104,17 +104,20 @@ class _Run:
             raise NameNotFound(f"no {asked} address found for {', '.join(servers)}")
         return list(dict.fromkeys(endpoints))
 
-    async def _addresses(self, host: str, port: int, version: int) -> list[Endpoint]:
-        """Return the first address of a host of this IP version, or none: one a name, so that names count alike."""
+    async def _addresses(self, host: str, port: int, versions: Sequence[int]) -> list[Endpoint]:
+        """Return the first address of a host for each IP version: one a name, so that names count alike."""
         try:
             address = parse_address(host)
         except ValueError:
-            try:
-                found = await self._network.resolve(host, version)
-            except NameNotFound:
-                return []
-            return [Endpoint(found[0], port)] if found else []
-        return [Endpoint(address, port)] if address.version == version else []
+            found = await asyncio.gather(*(self._first_address(host, version) for version in versions))
+            return [Endpoint(address, port) for address in found if address]
+        return [Endpoint(address, port)] if address.version in versions else []
+
+    async def _first_address(self, host: str, version: int) -> Address | None:
+        try:
+            return next(iter(await self._network.resolve(host, version)), None)
+        except NameNotFound:
+            return None
 
     async def sources(self, servers: Sequence[Endpoint], source: Address | None) -> dict[int, Address]:
         """Return the local address to use for each IP version that has a route. Raises NoRoute where none has."""
@@ -137,8 +140,8 @@ class _Run:
         probes = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
         await _together(probe(setting, servers) for protocol, probe in probes.items() if protocol in self._protocols)
         # Silence over the only protocol that was tried says nothing without the other one as control.
-        if self._protocols == {Protocol.UDP} and not self._any_answer(source.version):
-            await control(setting, servers)
+        if len(self._protocols) == 1 and not self._any_answer(source.version):
+            await (control_udp if Protocol.TCP in self._protocols else control_tcp)(setting, servers)
 
     def _any_answer(self, version: int) -> bool:
         exchanges = (fact for fact in self._observations if isinstance(fact, Exchange))
@@ -146,8 +149,7 @@ class _Run:
 
     def report(self, sources: dict[int, Address]) -> Report:
         duration = self._network.now() - self._started
-        version = installed_version("natprobe")
-        return Report.of(version, self._date, duration, Vantage.here(sources.values()), self._observations)
+        return Report.of(VERSION, self._date, duration, Vantage.here(sources.values()), self._observations)
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -16,6 +16,7 @@ VOCABULARY = GROUND | {"behaviour"}
 WIRE = GROUND | {"stun", "extensions"}
 FACTS = VOCABULARY | WIRE | {"observation", "server", "silence"}
 MAY_IMPORT: dict[str, set[str]] = {
+    "version": set(),
     "endpoint": set(),
     "errors": set(),
     "behaviour": {"endpoint"},
@@ -32,12 +33,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "inference": FACTS,
     "report": FACTS | {"inference"},
     "public": GROUND,
-    "run": FACTS | {"network", "sockets", "probes", "report", "public"},
+    "run": FACTS | {"network", "sockets", "probes", "report", "version"},
     "schema": FACTS | {"inference", "report"},
     "reflector": WIRE,
     "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
     "views": FACTS | {"inference", "report"},
-    "cli": FACTS | {"inference", "report", "run", "public", "reflector", "lab", "views"},
+    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "views"},
     "__init__": FACTS | {"inference", "report", "run"},
     "__main__": {"cli"},
 }

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from natprobe import Certainty, Dependence, Protocol, classify
-from natprobe.endpoint import Address, parse_address
+from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import AddressBusy, NameNotFound, NoRoute, NoServerAnswered
+from natprobe.network import Rejection
 from natprobe.observation import Exchange, Hold, Purpose, Volley
 from natprobe.reflector import Reflector
 from natprobe.report import Report
@@ -215,3 +216,18 @@ async def test_ipv6_is_probed_alike() -> None:
 async def _until(condition: Callable[[], bool]) -> None:
     while not condition():
         await asyncio.sleep(0)
+
+
+async def test_udp_is_the_control_where_tcp_alone_was_asked_for(reflector: Reflector) -> None:
+    """A server that answers over UDP is up: TCP that is refused there says something about TCP."""
+
+    class NoTcp(HostNetwork):
+        async def connect(self, local: Endpoint, remote: Endpoint) -> Rejection:
+            return Rejection(remote, "connection refused", self.now())
+
+    report = await classify([PRIMARY], protocols=[Protocol.TCP], network=NoTcp())
+    assert report.ipv4
+    assert report.ipv4.udp is None
+    assert report.ipv4.tcp
+    assert report.ipv4.tcp.reachable.value is False
+    assert "while UDP reaches the same server" in report.ipv4.tcp.reachable.reason

@@ -23,8 +23,6 @@ def application(chosen: str | None = None) -> typer.Typer:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from importlib.metadata import version
-
         typer.echo(f"natprobe {version('natprobe')}")
         raise typer.Exit
 

@@ -130,7 +130,7 @@ class _Door:
             conversation.close()
 
 
-async def control(setting: Setting, servers: Sequence[Endpoint]) -> None:
+async def control_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
     """Record whether the servers answer over TCP: what tells a blocked UDP from a dead server."""
     async with _open_together(setting, Endpoint(setting.source, 0), servers) as conversations:
         for conversation in conversations:

@@ -51,6 +51,12 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
         await prove_change(setting, *tested)
 
 
+async def control_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
+    """Record whether the servers answer over UDP: what tells a blocked TCP from a dead server."""
+    async with await setting.mailbox() as mailbox:
+        await answers((mailbox.ask(Purpose.CONTROL, server, *hello_attributes()) for server in servers), setting.record)
+
+
 async def _test_filtering(
     setting: Setting, mailbox: Mailbox, known: Sequence[Server], greeted: Sequence[Endpoint]
 ) -> tuple[Server, list[Volley]] | None:

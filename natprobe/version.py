@@ -1,0 +1,3 @@
+"""The version of this natprobe, which reports carry."""
+
+VERSION = "0.1.0"
