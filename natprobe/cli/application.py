@@ -23,7 +23,7 @@ def application(chosen: str | None = None) -> typer.Typer:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"natprobe {version('natprobe')}")
+        typer.echo(f"natprobe {VERSION}")
         raise typer.Exit
 
 
