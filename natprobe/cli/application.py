@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from natprobe.cli.lean import group
+from natprobe.version import VERSION
 
 _COMMANDS = ("classify", "explain", "reflect", "lab", "demo")
 
