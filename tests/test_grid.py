@@ -5,8 +5,11 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from natprobe.behaviour import Dependence, PortAssignment, PortReuse
+from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Treatment
+from natprobe.lab.link import Impairment, Path
 from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy, compose, differences
 from natprobe.lab.simulation import simulate
 
@@ -49,3 +52,35 @@ def test_two_nats_in_series_are_found_as_one(inner: str, outer: str) -> None:
 def test_the_protocols_are_told_apart() -> None:
     policy = NatPolicy(PRESETS["eim-eif"].udp, PRESETS["apdm-apdf"].tcp)
     assert found(policy) == []
+
+
+protocol_policies = st.builds(
+    ProtocolPolicy,
+    mapping=st.sampled_from(TOLD_APART),
+    filtering=st.sampled_from(TOLD_APART),
+    port_assignment=st.sampled_from(PortAssignment),
+    port_reuse=st.just(PortReuse.PER_PROTOCOL),
+    unsolicited=st.sampled_from(Treatment),
+)
+impairments = st.builds(
+    Impairment,
+    delay=st.floats(0.0001, 0.3),
+    jitter=st.floats(0, 0.02),
+    loss=st.floats(0, 0.1),
+    reorder=st.floats(0, 0.05),
+    duplicate=st.floats(0, 0.05),
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(
+    policy=st.builds(NatPolicy, protocol_policies, protocol_policies),
+    path=st.builds(Path, impairments, impairments),
+    seed=st.integers(0, 2**32),
+)
+def test_whatever_the_nat_and_the_line_no_class_is_wrong(policy: NatPolicy, path: Path, seed: int) -> None:
+    """Not determined is an answer; another class than the NAT's is none."""
+    report = simulate(policy, path, seed).to_json()
+    wrong = [line for line in differences(policy, report) if "not determined" not in line]
+    assert wrong == []
