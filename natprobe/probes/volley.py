@@ -1,7 +1,7 @@
 """Volleys: the same instant, several senders, one of them the control, over and over until silence means something.
 
 A natprobe reflector sends a whole volley for one request. Of an RFC 5780 server each reply is a CHANGE-REQUEST of its
-own, and volleys come ten a second (RFC 5780 §5 asks for restraint with other people's servers).
+own, and volleys come ten a second. RFC 5780 §5 asks for ten transactions a second: for a second or so it is more.
 
 Within a volley control and tests take turns at being first: what lets only the head of a burst through, a rate limit at
 the server or on the way, must not treat the control better than the tests.
