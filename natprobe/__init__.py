@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from natprobe.errors import CannotRun, NatprobeError
     from natprobe.inference import Profile
     from natprobe.report import Report
-    from natprobe.run import classify
+    from natprobe.run import Tier, classify
 
 __all__ = [
     "CannotRun",
@@ -26,6 +26,7 @@ __all__ = [
     "Profile",
     "Protocol",
     "Report",
+    "Tier",
     "Verdict",
     "classify",
 ]
@@ -37,7 +38,7 @@ _HOMES = {
     "errors": ("CannotRun", "NatprobeError"),
     "inference": ("Profile",),
     "report": ("Report",),
-    "run": ("classify",),
+    "run": ("Tier", "classify"),
 }
 
 

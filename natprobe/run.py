@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from enum import IntEnum
 from functools import partial
 from typing import Any
 
@@ -17,10 +18,28 @@ from natprobe.probes import Setting
 from natprobe.probes.tcp import control_tcp, probe_tcp
 from natprobe.probes.udp import control_udp, probe_udp
 from natprobe.report import Report, Vantage
+from natprobe.server import Server
 from natprobe.sockets import HostNetwork
 from natprobe.version import VERSION
 
 STUN_PORT = 3478
+
+
+class Tier(IntEnum):
+    """How much a run tests, each tier all that the one before it does."""
+
+    QUICK = 0
+    """What every traversal hangs on: reachability, mapping, filtering."""
+    DEFAULT = 1
+    """And what can be told within seconds."""
+
+
+_CORE = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
+_FURTHER: Mapping[Protocol, Sequence[Callable[[Setting, Sequence[Server]], Awaitable[None]]]] = {
+    Protocol.UDP: (),
+    Protocol.TCP: (),
+}
+"""The tests of the default tier, in their order; each is given the servers that answered over its protocol."""
 
 
 async def classify(
@@ -30,20 +49,21 @@ async def classify(
     protocols: Iterable[Protocol] = tuple(Protocol),
     source: str | None = None,
     port: int = 0,
+    tier: Tier = Tier.DEFAULT,
     on_progress: Callable[[str], None] | None = None,
     network: Network | None = None,
 ) -> Report:
     """Probe the path to ``servers`` and return what it does to UDP and TCP, with the evidence.
 
     ``servers`` are ``host``, ``host:port`` or ``[v6]:port``; one natprobe reflector is enough. ``source`` is the local
-    address to send from, ``port`` the local port of the mapping test (0: any). ``on_progress`` is called with a phrase
-    whenever something has been found out. Cancelling closes every socket.
+    address to send from, ``port`` the local port of the mapping test (0: any), ``tier`` how much is tested.
+    ``on_progress`` is called with a phrase whenever something has been found out. Cancelling closes every socket.
 
     Raises CannotRun (one of its kinds in ``errors``) if nothing could be measured, ValueError for a malformed server or
     source. A protocol that is blocked is a verdict, not an error.
     """
     network = network or HostNetwork()
-    run = _Run(network, frozenset(protocols), port, on_progress or (lambda _: None))
+    run = _Run(network, frozenset(protocols), port, tier, on_progress or (lambda _: None))
     wanted = _versions(versions, source)
     resolved = await run.resolve(servers, wanted)
     sources = await run.sources(resolved, parse_address(source) if source else None)
@@ -68,11 +88,17 @@ class _Run:
     """One run under way: the clock's start, and what has been recorded."""
 
     def __init__(
-        self, network: Network, protocols: frozenset[Protocol], port: int, on_progress: Callable[[str], None]
+        self,
+        network: Network,
+        protocols: frozenset[Protocol],
+        port: int,
+        tier: Tier,
+        on_progress: Callable[[str], None],
     ) -> None:
         self._network = network
         self._protocols = protocols
         self._port = port
+        self._tier = tier
         self._on_progress = on_progress
         self._started = network.now()
         self._date = datetime.now(UTC)
@@ -137,11 +163,27 @@ class _Run:
         known_rtt = partial(self._rtts.get, source.version)
         meeting = asyncio.Barrier(len(self._protocols))
         setting = Setting(self._network, source, self._port, self._started, self._record, known_rtt, meeting)
-        probes = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
-        await _together(probe(setting, servers) for protocol, probe in probes.items() if protocol in self._protocols)
+        known = await self._probe_core(setting, servers)
         # Silence over the only protocol that was tried says nothing without the other one as control.
         if len(self._protocols) == 1 and not self._any_answer(source.version):
             await (control_udp if Protocol.TCP in self._protocols else control_tcp)(setting, servers)
+        if self._tier >= Tier.DEFAULT:
+            await _together(self._probe_further(protocol, setting, found) for protocol, found in known.items() if found)
+
+    async def _probe_core(self, setting: Setting, servers: Sequence[Endpoint]) -> dict[Protocol, list[Server]]:
+        """Test what every tier tests; return the servers that answered over each protocol."""
+        known: dict[Protocol, list[Server]] = {}
+
+        async def probe(protocol: Protocol) -> None:
+            known[protocol] = await _CORE[protocol](setting, servers)
+
+        await _together(probe(protocol) for protocol in Protocol if protocol in self._protocols)
+        return known
+
+    async def _probe_further(self, protocol: Protocol, setting: Setting, known: Sequence[Server]) -> None:
+        """Put the tests that follow, one after the other: their sockets are their own, but a NAT has ports for all."""
+        for probe in _FURTHER[protocol]:
+            await probe(setting, known)
 
     def _any_answer(self, version: int) -> bool:
         exchanges = (fact for fact in self._observations if isinstance(fact, Exchange))

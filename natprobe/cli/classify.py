@@ -45,7 +45,6 @@ def classify(
 
     Exit status: 0 classified, 3 something essential is not determined, 1 could not run, 2 usage.
     """
-    del quick  # as yet there is no test that mapping and filtering can do without
     protocols = _protocols(only)
     versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
     local_port = port_number(port)
@@ -58,6 +57,7 @@ def classify(
                     protocols=protocols,
                     source=source,
                     port=local_port,
+                    tier=natprobe.Tier.QUICK if quick else natprobe.Tier.DEFAULT,
                     on_progress=progress.say if json else _meanwhile("natprobe.views.text", progress.say),
                 )
             )

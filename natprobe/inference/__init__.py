@@ -25,6 +25,7 @@ class Profile:
     mapping: Verdict[Dependence]
     filtering: Verdict[Dependence]
     concurrent: Verdict[Concurrent] | None = None
+    unsolicited_remap: Verdict[bool] | None = None
 
     @property
     def settled(self) -> bool:

@@ -14,7 +14,7 @@ from natprobe.lab.link import PATHS, Path
 from natprobe.lab.mirror import Mirror
 from natprobe.lab.policy import NatPolicy
 from natprobe.report import Report
-from natprobe.run import classify
+from natprobe.run import Tier, classify
 
 REFLECTOR = ("198.51.100.10", "198.51.100.11", "198.51.100.12")
 CLIENT = "10.64.1.10"
@@ -29,6 +29,7 @@ def simulate(
     seed: int | str = 0,
     *,
     protocols: Iterable[Protocol] = tuple(Protocol),
+    tier: Tier = Tier.QUICK,
 ) -> Report:
     """Classify a NAT, or several from the client's outwards, over a path (or the name of one); seconds take none.
 
@@ -41,7 +42,7 @@ def simulate(
         internet = Internet(seed)
         client = client_behind(internet, several, line)
         Mirror(internet.host(*REFLECTOR))
-        return await classify([REFLECTOR[0]], versions=[4], protocols=protocols, network=client)
+        return await classify([REFLECTOR[0]], versions=[4], protocols=protocols, tier=tier, network=client)
 
     return replace(run(classified()), started=_EPOCH)
 

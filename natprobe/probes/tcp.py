@@ -64,8 +64,11 @@ _REPORTED = {
 }
 
 
-async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
-    """Record who answers, who may connect in, how mappings depend, and how many connections one port holds."""
+async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> list[Server]:
+    """Record who answers, who may connect in, how mappings depend, and how many connections one port holds.
+
+    Returns the servers that answered.
+    """
     local = await _free_port(setting, setting.port)
     known = await _test_filtering(setting, servers)
     await setting.filters_tested.wait()
@@ -75,6 +78,7 @@ async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
         failed = not all(mapping.answered for mapping in mappings)
         for _ in range(FURTHER_PORTS if collided(mappings) else failed):
             await hold(setting, await _free_port(setting), endpoints)
+    return known
 
 
 async def _test_filtering(setting: Setting, servers: Sequence[Endpoint]) -> list[Server]:

@@ -31,8 +31,11 @@ from natprobe.silence import tally
 from natprobe.stun import Change, change_attribute, response_port_attribute
 
 
-async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
-    """Record what the servers answer, what comes in through a mapping, and how mappings depend on the remote."""
+async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> list[Server]:
+    """Record what the servers answer, what comes in through a mapping, and how mappings depend on the remote.
+
+    Returns the servers that answered.
+    """
     async with await setting.mailbox(setting.port) as mapping, await setting.mailbox() as filtering:
         hellos = await answers(
             (filtering.ask(Purpose.HELLO, server, *hello_attributes()) for server in servers), setting.record
@@ -41,7 +44,7 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
         tested = await _test_filtering(setting, filtering, known, servers)
         await setting.filters_tested.wait()
         if not known:
-            return
+            return []
         endpoints = endpoints_to_map(choose(known), known)
         if collided(await map_endpoints(setting, mapping, endpoints)):
             for _ in range(FURTHER_PORTS):
@@ -49,6 +52,7 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
                     await map_endpoints(setting, another, endpoints)
     if tested and tested[0].kind is Kind.RFC5780:
         await prove_change(setting, *tested)
+    return known
 
 
 async def control_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
