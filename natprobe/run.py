@@ -15,6 +15,7 @@ from natprobe.errors import CannotRun, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation, Resolution
 from natprobe.probes import Setting
+from natprobe.probes.ports import probe_ports
 from natprobe.probes.tcp import control_tcp, probe_tcp
 from natprobe.probes.udp import control_udp, probe_udp
 from natprobe.report import Report, Vantage
@@ -32,12 +33,14 @@ class Tier(IntEnum):
     """What every traversal hangs on: reachability, mapping, filtering."""
     DEFAULT = 1
     """And what can be told within seconds."""
+    DEEP = 2
+    """And what takes patience, from the network too: hundreds of flows at a time."""
 
 
 _CORE = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
 _FURTHER: Mapping[Protocol, Sequence[Callable[[Setting, Sequence[Server]], Awaitable[None]]]] = {
-    Protocol.UDP: (),
-    Protocol.TCP: (),
+    Protocol.UDP: (partial(probe_ports, protocol=Protocol.UDP),),
+    Protocol.TCP: (partial(probe_ports, protocol=Protocol.TCP),),
 }
 """The tests of the default tier, in their order; each is given the servers that answered over its protocol."""
 
@@ -48,6 +51,7 @@ async def classify(
     versions: Iterable[int] = (4, 6),
     protocols: Iterable[Protocol] = tuple(Protocol),
     source: str | None = None,
+    second_source: str | None = None,
     port: int = 0,
     tier: Tier = Tier.DEFAULT,
     on_progress: Callable[[str], None] | None = None,
@@ -56,14 +60,17 @@ async def classify(
     """Probe the path to ``servers`` and return what it does to UDP and TCP, with the evidence.
 
     ``servers`` are ``host``, ``host:port`` or ``[v6]:port``; one natprobe reflector is enough. ``source`` is the local
-    address to send from, ``port`` the local port of the mapping test (0: any), ``tier`` how much is tested.
+    address to send from, ``second_source`` another one behind the same NAT, by which port reuse can be told where one
+    cannot tell it, ``port`` the local port of the mapping test (0: any), ``tier`` how much is tested.
     ``on_progress`` is called with a phrase whenever something has been found out. Cancelling closes every socket.
 
     Raises CannotRun (one of its kinds in ``errors``) if nothing could be measured, ValueError for a malformed server or
     source. A protocol that is blocked is a verdict, not an error.
     """
     network = network or HostNetwork()
-    run = _Run(network, frozenset(protocols), port, tier, on_progress or (lambda _: None))
+    second = parse_address(second_source) if second_source else None
+    on_progress = on_progress or (lambda _: None)
+    run = _Run(network, frozenset(protocols), port=port, second=second, tier=tier, on_progress=on_progress)
     wanted = _versions(versions, source)
     resolved = await run.resolve(servers, wanted)
     sources = await run.sources(resolved, parse_address(source) if source else None)
@@ -91,13 +98,16 @@ class _Run:
         self,
         network: Network,
         protocols: frozenset[Protocol],
+        *,
         port: int,
+        second: Address | None,
         tier: Tier,
         on_progress: Callable[[str], None],
     ) -> None:
         self._network = network
         self._protocols = protocols
         self._port = port
+        self._second = second
         self._tier = tier
         self._on_progress = on_progress
         self._started = network.now()
@@ -160,9 +170,18 @@ class _Run:
 
     async def probe(self, source: Address, servers: Sequence[Endpoint]) -> None:
         """Put every test asked for to the servers, from one address; UDP and TCP at once."""
-        known_rtt = partial(self._rtts.get, source.version)
-        meeting = asyncio.Barrier(len(self._protocols))
-        setting = Setting(self._network, source, self._port, self._started, self._record, known_rtt, meeting)
+        setting = Setting(
+            self._network,
+            source,
+            self._port,
+            self._started,
+            self._record,
+            known_rtt=partial(self._rtts.get, source.version),
+            filters_tested=asyncio.Barrier(len(self._protocols)),
+            sampling=asyncio.Lock(),
+            second=self._second if self._second and self._second.version == source.version else None,
+            deep=self._tier >= Tier.DEEP,
+        )
         known = await self._probe_core(setting, servers)
         # Silence over the only protocol that was tried says nothing without the other one as control.
         if len(self._protocols) == 1 and not self._any_answer(source.version):

@@ -14,7 +14,7 @@ PACKAGE = Path(natprobe.__file__).parent
 GROUND = {"endpoint", "errors"}
 VOCABULARY = GROUND | {"behaviour"}
 WIRE = GROUND | {"stun", "extensions"}
-FACTS = VOCABULARY | WIRE | {"observation", "server", "silence"}
+FACTS = VOCABULARY | WIRE | {"observation", "server", "silence", "draws"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "endpoint": set(),
@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observation": VOCABULARY,
     "server": GROUND | {"stun", "extensions", "observation"},
     "silence": GROUND | {"observation"},
+    "draws": VOCABULARY | {"observation"},
     "network": GROUND,
     "sockets": GROUND | {"network"},
     "exchange": FACTS | {"network"},
@@ -45,7 +46,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Arrows run downward only; probes and inference meet in ``run`` alone; nothing but the command line uses the lab."""
 
 PURE = [
-    *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
+    *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "draws", "report"),
     *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pytest
 from bad_servers import BadServer, Fault
 
-from natprobe import Certainty, Dependence, Profile, Protocol, classify
+from natprobe import Certainty, Dependence, Profile, Protocol, Tier, classify
 from natprobe.errors import NoServerAnswered
 from natprobe.observation import Exchange, Outcome, Purpose, Volley
 from natprobe.report import Report
@@ -27,7 +27,7 @@ EI = Dependence.ENDPOINT_INDEPENDENT
 
 async def report_on(*servers: str) -> Report:
     """Classify UDP through these servers."""
-    report = await classify(servers, versions=[4], protocols=[Protocol.UDP])
+    report = await classify(servers, versions=[4], protocols=[Protocol.UDP], tier=Tier.QUICK)
     assert Report.loads(report.dumps()).to_json() == report.to_json()
     return report
 

@@ -61,7 +61,7 @@ def profile(
     mapping: Any = EI, filtering: Any = APD, *, translated: Any = True, reachable: Any = True, **more: Any
 ) -> Profile:
     verdicts = {"reachable": reachable, "translated": translated, "mapping": mapping, "filtering": filtering}
-    told: dict[str, Verdict[Any]] = {
+    told: dict[str, Any] = {
         key: value if isinstance(value, Verdict) else not_determined("no answer") if value is None else sure(value)
         for key, value in verdicts.items()
     }

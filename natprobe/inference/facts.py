@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint
-from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Purpose, Volley
+from natprobe.observation import ConnectBack, Draws, Exchange, Hold, Observation, Purpose, Sharing, Volley
 from natprobe.server import Server, describe
 
 T = TypeVar("T", Exchange, Volley, ConnectBack, Hold)
@@ -52,6 +52,19 @@ class Facts:
     @cached_property
     def holds(self) -> list[Cited[Hold]]:
         return self._of(Hold) if self.protocol is Protocol.TCP else []
+
+    @cached_property
+    def draws(self) -> list[tuple[int, Draws]]:
+        """The draws of external ports, over either protocol."""
+        found = ((index, fact) for index, fact in enumerate(self.observations) if isinstance(fact, Draws))
+        return [(i, fact) for i, fact in found if any(flow.local.version == self.version for flow in fact.flows)]
+
+    @cached_property
+    def sharings(self) -> list[tuple[int, Sharing]]:
+        """The trials of two flows on one external port, the first of this protocol."""
+        found = ((index, fact) for index, fact in enumerate(self.observations) if isinstance(fact, Sharing))
+        mine = ((index, fact) for index, fact in found if fact.protocol is self.protocol)
+        return [(index, fact) for index, fact in mine if fact.first.local.version == self.version]
 
     @property
     def asked(self) -> list[Cited[Exchange]]:

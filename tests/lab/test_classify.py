@@ -22,7 +22,7 @@ SERVER = "198.51.100.10"
 CLASSIFY = """
 import asyncio, json, sys, natprobe
 for _ in range(int(sys.argv[1])):
-    report = asyncio.run(natprobe.classify(sys.argv[2:]))
+    report = asyncio.run(natprobe.classify(sys.argv[2:], tier=natprobe.Tier.QUICK))
     print(json.dumps(report.to_json()), flush=True)
 """
 MASQUERADES = ("linux-masquerade-accept", "linux-masquerade-drop", "linux-masquerade-reject")

@@ -33,7 +33,7 @@ CLASSIFY = """
 import asyncio, json, sys, natprobe
 async def classify(servers):
     try:
-        return (await natprobe.classify(servers)).to_json()
+        return (await natprobe.classify(servers, tier=natprobe.Tier.QUICK)).to_json()
     except natprobe.CannotRun as failure:
         return str(failure)
 async def main():
