@@ -15,6 +15,7 @@ from natprobe.errors import CannotRun, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation, Resolution
 from natprobe.probes import Setting
+from natprobe.probes.remap import probe_remap
 from natprobe.probes.tcp import control_tcp, probe_tcp
 from natprobe.probes.udp import control_udp, probe_udp
 from natprobe.report import Report, Vantage
@@ -36,7 +37,7 @@ class Tier(IntEnum):
 
 _CORE = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
 _FURTHER: Mapping[Protocol, Sequence[Callable[[Setting, Sequence[Server]], Awaitable[None]]]] = {
-    Protocol.UDP: (),
+    Protocol.UDP: (probe_remap,),
     Protocol.TCP: (),
 }
 """The tests of the default tier, in their order; each is given the servers that answered over its protocol."""
