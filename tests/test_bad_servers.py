@@ -46,6 +46,8 @@ def udp(report: Report) -> Profile:
     assert profile.reachable.value is True
     assert profile.mapping.value in (EI, None)
     assert profile.filtering.value in (EI, None)
+    assert profile.unsolicited_remap
+    assert profile.unsolicited_remap.value in (False, None)
     return profile
 
 
@@ -281,8 +283,8 @@ async def test_who_was_greeted_is_no_stranger_to_a_filter(answers: bool) -> None
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
             deaf.bind((ADDRESSES[1], 34799))
             report = await report_on(str(server.contact), greeted)
-    asked = {str(sender) for fact in report.observations if isinstance(fact, Volley) for sender in fact.asked}
-    assert asked == {CONTACT, SAME_ADDRESS}
+    volleys = [fact for fact in report.observations if isinstance(fact, Volley) and fact.purpose is Purpose.FILTERING]
+    assert {str(sender) for volley in volleys for sender in volley.asked} == {CONTACT, SAME_ADDRESS}
     filtering = udp(report).filtering
     assert filtering.value is None
     assert f"{SAME_PORT} and {BOTH} could not be used: a server was greeted there" in filtering.reason

@@ -108,21 +108,22 @@ def _finding(facts: Facts, of: _Try, mapping: Verdict[Dependence], filtering: Ve
 
 def _moved(of: _Try, home: Endpoint, seen: Endpoint, mapping: Verdict[Dependence]) -> Finding:
     if mapping.value is None:
-        return Finding(None, f"{of.stranger} sees {seen} and {of.contacted} {home}, as it may be in any case")
+        here = f"{of.stranger} sees {seen} and {of.contacted} {home}"
+        return Finding(None, f"{here}, which may be so in any case: on what the mapping depends is not determined")
     if mapping.value.key(of.stranger) != mapping.value.key(of.contacted):
         return Finding(None, f"{of.stranger} is given a mapping of its own in any case, so that there is none to move")
-    others = [(remote, mapped) for remote, mapped in of.after.items() if remote not in (of.contacted, of.stranger)]
-    later = "".join(f"; {remote}, sent to after that, sees {mapped}" for remote, mapped in others)
-    why = f"once {of.stranger} has sent packets that were not asked for, it sees {seen} in place of {home}{later}"
-    return Finding(True, why)
+    others = {remote: mapped for remote, mapped in of.after.items() if remote not in (of.stranger, of.contacted)}
+    later = "".join(f"; {remote}, sent to after that, sees {mapped}" for remote, mapped in others.items())
+    still = f", while {of.contacted} still sees that" if of.contacted in of.after else ""
+    came = f"once {of.stranger} has sent packets that were not asked for"
+    return Finding(True, f"{came}, it sees {seen} in place of {home}{still}{later}")
 
 
 def _stayed(facts: Facts, of: _Try, home: Endpoint, filtering: Verdict[Dependence]) -> Finding:
     knocks = tally(of.volleys, of.stranger)
     if knocks.heard and filtering.value is not _INDEPENDENT:
-        return Finding(
-            None, f"{of.stranger} was let in, though not everybody is: another test may have opened the filter"
-        )
+        anybody = "who else would be is not known" if filtering.value is None else "another test may have seen to that"
+        return Finding(None, f"{of.stranger} was let in, so that its packets were not unsolicited: {anybody}")
     if knocks.heard:
         return Finding(False, f"{of.stranger} is let in, as anybody is, and sees {home} like {of.contacted}")
     if not _sends(facts, of):

@@ -229,12 +229,13 @@ _BY_DESTINATION = (PortReuse.PER_DESTINATION, PortReuse.PER_DESTINATION_ADDRESS)
 def _moves(policy: NatPolicy) -> bool | None:
     """Whether an unsolicited packet moves a later mapping; None where it cannot be seen.
 
-    So it is where every destination has a mapping of its own, and where the filter takes for solicited what comes from
-    the port, or to the host, of what was asked for.
+    So it is where destinations have mappings of their own, and where the filter lets in a stranger at the port, or by
+    way of the host, that was sent to.
     """
     udp = policy.udp
     lax = udp.filtering is Dependence.PORT_DEPENDENT or udp.details.filter_per_host
-    if _mapping(policy, Protocol.UDP) is not Dependence.ENDPOINT_INDEPENDENT or lax:
+    reused = _mapping(policy, Protocol.UDP) is Dependence.ENDPOINT_INDEPENDENT
+    if udp.outbound is not Treatment.ACCEPTED or not reused or lax:
         return None
     taken = udp.unsolicited is Treatment.ACCEPTED and udp.filtering is not Dependence.ENDPOINT_INDEPENDENT
     return policy.translated and taken and udp.port_reuse in _BY_DESTINATION

@@ -75,6 +75,15 @@ def test_masquerading_gets_one_verdict_whatever_the_router_does_with_strangers(l
     assert told[0] == told[1] == told[2]
 
 
+def test_what_the_router_does_with_strangers_decides_whether_they_move_a_mapping(lab: Lab) -> None:
+    for name in MASQUERADES:
+        lab.apply("home", PRESETS[name])
+        for report in classify(lab, rounds=ROUNDS):
+            verdict = report["ipv4"]["udp"]["unsolicited_remap"]
+            assert (verdict["value"], verdict["certainty"]) == (name == "linux-masquerade-accept", "confirmed")
+            assert ("still sees that" in verdict["reason"]) is verdict["value"]  # who was sent to before is not moved
+
+
 def test_what_is_not_preserved_is_confirmed(lab: Lab) -> None:
     lab.apply("home", PRESETS["eim-apdf"])
     (report,) = classify(lab)
