@@ -54,7 +54,7 @@ def judge_remap(facts: Facts, mapping: Verdict[Dependence], filtering: Verdict[D
         return None
     locals_ = dict.fromkeys(exchange.local for _, exchange in asked)
     findings = [_finding(facts, _try(facts, local), mapping, filtering) for local in locals_]
-    return _verdict(findings, indexes(asked) + indexes(facts.knocks))
+    return _verdict(findings, indexes(asked) + indexes(facts.knocks) + mapping.evidence)
 
 
 def _try(facts: Facts, local: Endpoint) -> _Try:
