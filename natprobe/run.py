@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import partial
@@ -16,6 +16,7 @@ from natprobe.network import Network
 from natprobe.observation import Exchange, Observation, Resolution
 from natprobe.probes import Setting
 from natprobe.probes.ports import probe_ports
+from natprobe.probes.remap import probe_remap
 from natprobe.probes.tcp import control_tcp, probe_tcp
 from natprobe.probes.udp import control_udp, probe_udp
 from natprobe.report import Report, Vantage
@@ -38,11 +39,11 @@ class Tier(IntEnum):
 
 
 _CORE = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
-_FURTHER: Mapping[Protocol, Sequence[Callable[[Setting, Sequence[Server]], Awaitable[None]]]] = {
-    Protocol.UDP: (partial(probe_ports, protocol=Protocol.UDP),),
+_FURTHER: Mapping[Protocol, Sequence[Callable[[Setting, Sequence[Server]], Coroutine[Any, Any, None]]]] = {
+    Protocol.UDP: (probe_remap, partial(probe_ports, protocol=Protocol.UDP)),
     Protocol.TCP: (partial(probe_ports, protocol=Protocol.TCP),),
 }
-"""The tests of the default tier, in their order; each is given the servers that answered over its protocol."""
+"""The tests that follow, all at once; each is given the servers that answered over its protocol."""
 
 
 async def classify(
@@ -187,7 +188,8 @@ class _Run:
         if len(self._protocols) == 1 and not self._any_answer(source.version):
             await (control_udp if Protocol.TCP in self._protocols else control_tcp)(setting, servers)
         if self._tier >= Tier.DEFAULT:
-            await _together(self._probe_further(protocol, setting, found) for protocol, found in known.items() if found)
+            following = ((probe, found) for protocol, found in known.items() if found for probe in _FURTHER[protocol])
+            await _together(probe(setting, found) for probe, found in following)
 
     async def _probe_core(self, setting: Setting, servers: Sequence[Endpoint]) -> dict[Protocol, list[Server]]:
         """Test what every tier tests; return the servers that answered over each protocol."""
@@ -198,11 +200,6 @@ class _Run:
 
         await _together(probe(protocol) for protocol in Protocol if protocol in self._protocols)
         return known
-
-    async def _probe_further(self, protocol: Protocol, setting: Setting, known: Sequence[Server]) -> None:
-        """Put the tests that follow, one after the other: their sockets are their own, but a NAT has ports for all."""
-        for probe in _FURTHER[protocol]:
-            await probe(setting, known)
 
     def _any_answer(self, version: int) -> bool:
         exchanges = (fact for fact in self._observations if isinstance(fact, Exchange))

@@ -43,7 +43,16 @@ class Facts:
 
     @cached_property
     def volleys(self) -> list[Cited[Volley]]:
-        return self._of(Volley) if self.protocol is Protocol.UDP else []
+        """The volleys of the filtering test."""
+        return self._volleys(Purpose.FILTERING)
+
+    @cached_property
+    def knocks(self) -> list[Cited[Volley]]:
+        """The volleys that were to be unsolicited."""
+        return self._volleys(Purpose.REMAP)
+
+    def _volleys(self, purpose: Purpose) -> list[Cited[Volley]]:
+        return [cited for cited in self._of(Volley) if self.protocol is Protocol.UDP and cited[1].purpose is purpose]
 
     @cached_property
     def connect_backs(self) -> list[Cited[ConnectBack]]:

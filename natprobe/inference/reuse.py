@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from natprobe.behaviour import Certainty, Dependence, Difference, PortReuse, Protocol, Verdict, not_determined
 from natprobe.draws import answered, chance_of_none, kept, meetings, pairs, ports, step, widest_pool
 from natprobe.inference.facts import Facts, indexes
-from natprobe.inference.mapping import judge_mapping
 from natprobe.observation import Flow, Sharing
 from natprobe.silence import CONVINCING, SUGGESTIVE
 
@@ -33,7 +32,7 @@ class _Bound:
     reason: str
 
 
-def judge_reuse(facts: Facts) -> Verdict[PortReuse]:
+def judge_reuse(facts: Facts, mapping: Verdict[Dependence]) -> Verdict[PortReuse]:
     """Return how alike two flows of different internal endpoints may be that hold one external port together."""
     flows, others = (_drawn(facts, own=own) for own in (True, False))
     evidence = (*indexes(facts.draws), *indexes(facts.sharings))
@@ -42,7 +41,7 @@ def judge_reuse(facts: Facts) -> Verdict[PortReuse]:
     if all(flow.mapped == flow.local for flow in flows):
         return not_determined("there is no NAT that could give a port twice", evidence)
     seen = max((_seen(fact) for _, fact in facts.sharings if fact.shared), default=_across(flows, others))
-    refused = min([*_refused(facts), *_unmet(facts, flows, others)], default=None)
+    refused = min([*_refused(facts, mapping), *_unmet(facts, flows, others)], default=None)
     floor = seen.difference if seen else 0
     ceiling = refused.difference - 1 if refused else Difference.NOTHING
     told = [bound for bound in (seen, refused) if bound]
@@ -90,7 +89,7 @@ def _across(flows: list[Flow], others: list[Flow]) -> _Bound | None:
     return None
 
 
-def _refused(facts: Facts) -> list[_Bound]:
+def _refused(facts: Facts, mapping: Verdict[Dependence]) -> list[_Bound]:
     """Return what was asked for by name and not given.
 
     That a NAT keeps the number of a port may be luck once, where it chooses from few; so that takes two refusals. A
@@ -101,7 +100,7 @@ def _refused(facts: Facts) -> list[_Bound]:
     for _, fact in facts.sharings:
         if fact.refused:
             refusals.setdefault(fact.difference, []).append(fact)
-    independent = judge_mapping(facts).value is Dependence.ENDPOINT_INDEPENDENT
+    independent = mapping.value is Dependence.ENDPOINT_INDEPENDENT
     bounds = []
     for difference, found in refusals.items():
         moved = [fact for fact in found if fact.moved]
