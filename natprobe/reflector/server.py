@@ -11,7 +11,6 @@ import contextlib
 import errno
 import itertools
 import os
-import resource
 import secrets
 import socket
 import sys
@@ -22,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from natprobe import stun
+from natprobe.descriptors import file_limit, raise_file_limit
 from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import AddressBusy, CannotRun
 from natprobe.reflector.budget import Budget, Rates
@@ -263,38 +263,25 @@ def _told(reflector: Reflector) -> str:
     where = " and ".join(map(str, addresses))
     held = f"up to {reflector.held:,} connections"
     if reflector.held < MAX_HELD:
-        held += f", by the limit of open files ({_file_limit():,}; ulimit -n, or LimitNOFILE= of systemd, raises it)"
+        held += f", by the limit of open files ({file_limit():,}; ulimit -n, or LimitNOFILE= of systemd, raises it)"
     return f"Destinations: TCP ports {ports.start}-{ports.stop - 1} of {where}, {held}."
 
 
 def _most_connections(layout: Layout) -> tuple[int, int]:
     """Return how many connections there may be to the ports for tests, and how many to the destination ports.
 
-    As many as the limit of open files leaves room for. Raises CannotRun where that is too few for all ports.
+    As many as the limit of open files leaves room for; where there are destinations, an eighth of it is for tests.
+    Raises CannotRun where that is not one for each destination.
     """
     listeners = len(layout.destinations) * len(layout.addresses[:2])
     needed = _SPARE_DESCRIPTORS + MAX_CONNECTIONS + listeners + (MAX_HELD if listeners else 0)
-    room = _raised_file_limit(needed) - _SPARE_DESCRIPTORS - listeners
-    if listeners and room < MAX_CONNECTIONS:
+    room = raise_file_limit(needed) - _SPARE_DESCRIPTORS - listeners
+    if not listeners:
+        return max(16, min(MAX_CONNECTIONS, room)), 0
+    most = min(MAX_CONNECTIONS, room // 8)
+    if room - most < listeners:
         raise CannotRun(
-            f"{listeners:,} destinations are too many for the limit of open files ({_file_limit():,}): "
+            f"{listeners:,} destinations are too many for the limit of open files ({file_limit():,}): "
             "name fewer, or raise it (ulimit -n)"
         )
-    most = max(16, min(MAX_CONNECTIONS, room))
-    return most, min(MAX_HELD, max(0, room - most)) if listeners else 0
-
-
-def _file_limit() -> int:
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
-def _raised_file_limit(wanted: int) -> int:
-    """Raise the limit of open files towards ``wanted``, as far as this user may, and return what it is now."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    for limits in ((max(soft, wanted), max(hard, wanted)), (max(soft, min(wanted, hard)), hard)):
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-        except (OSError, ValueError):
-            continue
-        break
-    return _file_limit()
+    return most, min(MAX_HELD, room - most)
