@@ -107,9 +107,7 @@ class Holder:
                 self._ended |= failed.stage.local or self._in_a_row >= GIVE_UP
             on_progress(len(self._held))
 
-        # Not from a port to itself: that connects (RFC 9293 §3.5, simultaneous open), and proves nothing.
-        others = (remote for remote in remotes if remote != self.local)
-        await self._work(open_one, (remote for remote in others if not self._ended))
+        await self._work(open_one, (remote for remote in remotes if not self._ended))
 
     async def prove(self, on_progress: Callable[[int], None]) -> None:
         """Ask on every connection once more, now that all are open, and count the answers."""

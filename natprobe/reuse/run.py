@@ -71,8 +71,9 @@ async def hold(
     method, local = choose(Endpoint(address, port))
     loop = asyncio.get_running_loop()
     async with Holder(local, method, pace if doors.own else _PACE_ELSEWHERE) as holder:
-        began = loop.time()
-        wanted = doors.endpoints[:connections]
+        # Not to itself: that connects (RFC 9293 §3.5, simultaneous open), and proves nothing.
+        there = [endpoint for endpoint in doors.endpoints if endpoint != local]
+        began, wanted = loop.time(), there[:connections]
         await holder.open(wanted, lambda held: on_progress("open", held, len(wanted)))
         opened = loop.time()
         if before_proof is not None:
@@ -83,7 +84,7 @@ async def hold(
             local=local,
             method=method,
             wanted=connections,
-            destinations=len(doors.endpoints),
+            destinations=len(there),
             opened=len(holder.opened),
             alive=holder.alive,
             opening_s=opened - began,
