@@ -160,6 +160,7 @@ def shared(lab: Lab, connections: int) -> dict[str, Any]:
     with ExitStack() as stack:
         reflectors = serve(lab, stack, there)
         idle, kernel_idle = sum(memory(inner(process)) for process in reflectors), slab()
+        say(f"opening {connections:,} connections to {len(there)} reflectors")
         began = time.monotonic()
         clients = list(clients_for(lab, stack, there, connections))
         memories = [client.hear()["memory"] for client in clients]
@@ -171,6 +172,7 @@ def shared(lab: Lab, connections: int) -> dict[str, Any]:
             "kernel_bytes": slab() - kernel_idle,
             "listening_bytes": kernel_idle - kernel,
         }
+        say(f"{seen['conntrack']:,} are in the NAT's table; proving them alive")
         for client in clients:
             client.go_on()
         holdings = [(client.host, client.hear()) for client in clients]
@@ -213,7 +215,7 @@ def summed(holdings: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
         "local_endpoints": sorted({holding["local"] for _, holding in holdings}),
         "processes": len(holdings),
         "outside": outside,
-        "ended": sorted({holding["ended"] for _, holding in holdings}),
+        "failures": [failure for _, holding in holdings for failure in holding.get("failures", ())],
     }
 
 
@@ -222,6 +224,7 @@ def exclusive(lab: Lab, connections: int) -> dict[str, Any]:
     lab.apply("home", PRESETS[POLICIES[1]])
     wanted = min(connections, PORTS)
     there = list(servers(wanted))
+    say("the same behind a NAT that shares no port")
     with ExitStack() as stack:
         serve(lab, stack, there)
         client = begin(lab, stack, "home-1", there, wanted)
@@ -229,6 +232,10 @@ def exclusive(lab: Lab, connections: int) -> dict[str, Any]:
         entries = int(lab.must("home", ["conntrack", "-C"]))
         client.go_on()
         return {"wanted": wanted, "conntrack": entries, **client.hear()}
+
+
+def say(what: str) -> None:
+    print(what, file=sys.stderr)
 
 
 def table(many: dict[str, Any], few: dict[str, Any]) -> list[str]:
@@ -271,6 +278,7 @@ def main() -> None:
     with NamespaceLab() as lab:
         many, few = shared(lab, chosen.connections), exclusive(lab, chosen.connections)
     lines = [*table(many, few), "", f"The end behind exclusive ports: {few['ended']}"]
+    lines += [f"Failed: {failure}" for failure in many["failures"]]
     print(json.dumps({"shared": many, "exclusive": few}) if chosen.json else "\n".join(lines))
     if chosen.markdown:
         chosen.markdown.write_text("\n".join(lines) + "\n")

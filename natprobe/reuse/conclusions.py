@@ -61,9 +61,9 @@ def why_ended(holding: Holding) -> str:
 
 
 def _telling(holding: Holding) -> Failure | None:
-    """Return the failure that ended it: this host's own before the network's, and of these the most frequent."""
+    """Return the failure that ended it: the host's own if it is final, else the most frequent one."""
     failures = [failure for failure in holding.failures if failure.stage is not Stage.PROOF]
-    return max(failures, key=lambda failure: (failure.stage.local, failure.count), default=None)
+    return max(failures, key=lambda failure: (failure.stage.final, failure.count), default=None)
 
 
 def _reason(holding: Holding, failure: Failure) -> str:
@@ -71,7 +71,7 @@ def _reason(holding: Holding, failure: Failure) -> str:
         return "this host has no memory left for sockets"
     if advice := _ADVICE.get((failure.stage, failure.error)):
         return advice
-    if failure.stage is Stage.EXCHANGE and holding.room is not None and failure.held >= holding.room:
+    if failure.error in (CLOSED, "ECONNRESET") and holding.room is not None and holding.opened >= holding.room:
         return f"the reflectors have room for {holding.room:,} connections and no more"
     if failure.error in (SILENCE, CLOSED, "ETIMEDOUT", "ECONNRESET"):
         return _limit_on_the_way(holding)

@@ -34,9 +34,9 @@ class Stage(StrEnum):
     """The question after the last connection had been opened was not answered."""
 
     @property
-    def local(self) -> bool:
-        """Whether it was this host that refused."""
-        return self in (Stage.SOCKET, Stage.BIND, Stage.CONNECT)
+    def final(self) -> bool:
+        """Whether the host refused before it knew the destination, so that it will refuse all others too."""
+        return self in (Stage.SOCKET, Stage.BIND)
 
 
 SILENCE = "silence"

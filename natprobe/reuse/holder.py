@@ -28,8 +28,10 @@ T = TypeVar("T")
 IN_FLIGHT = 64
 """Connections that are being opened, or asked, at the same time."""
 PATIENCE = 4.0
-"""Seconds for a connection to stand, or for an answer on it: time for the SYN to be repeated twice."""
-GIVE_UP = IN_FLIGHT // 2
+"""Seconds for a connection to stand: time for the SYN to be repeated twice."""
+ANSWER_PATIENCE = 10.0
+"""Seconds for an answer: a server with thousands of connections may have others to see to."""
+GIVE_UP = 16
 """Failures without a success between them after which no more are tried."""
 _RESET = struct.pack("ii", 1, 0)
 _ROOM = 108  # in a request, for all that its reply may hold
@@ -104,7 +106,7 @@ class Holder:
             except _Failed as failed:
                 self._note(failed, remote)
                 self._in_a_row += 1
-                self._ended |= failed.stage.local or self._in_a_row >= GIVE_UP
+                self._ended |= failed.stage.final or self._in_a_row >= GIVE_UP
             on_progress(len(self._held))
 
         await self._work(open_one, (remote for remote in remotes if not self._ended))
@@ -165,7 +167,7 @@ class Holder:
         self._held.append(_Held(sock, remote, reply.mapped))
 
     async def _connected(self, sock: socket.socket) -> None:
-        async with _in_time(Stage.HANDSHAKE):
+        async with _in_time(PATIENCE, Stage.HANDSHAKE):
             writable = self._loop.create_future()
             self._loop.add_writer(sock, _settle, writable)
             try:
@@ -179,7 +181,7 @@ class Holder:
         """Return the reply to a question on a connection."""
         asked = request(self._group, filler_attribute(_ROOM))
         try:
-            async with _in_time(stage):
+            async with _in_time(ANSWER_PATIENCE, stage):
                 await self._loop.sock_sendall(sock, asked.encode())
                 while (reply := await self._hear(sock)).transaction_id != asked.transaction_id:
                     pass
@@ -217,9 +219,9 @@ class Holder:
 
 
 @asynccontextmanager
-async def _in_time(stage: Stage) -> AsyncIterator[None]:
+async def _in_time(seconds: float, stage: Stage) -> AsyncIterator[None]:
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(seconds):
             yield
     except TimeoutError:  # also the kernel's own ETIMEDOUT
         raise _Failed(stage, SILENCE) from None
