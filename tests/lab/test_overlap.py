@@ -20,7 +20,7 @@ GREETINGS = 3
 
 
 def test_one_external_address_carries_what_two_hosts_hold_and_an_exclusive_pool_does_not() -> None:
-    program = [sys.executable, ROOT / "benchmarks" / "overlap.py", "--connections", str(CONNECTIONS), "--json"]
+    program = [sys.executable, str(ROOT / "benchmarks" / "overlap.py"), "--connections", str(CONNECTIONS), "--json"]
     ended = subprocess.run(program, capture_output=True, text=True, check=False, timeout=300)
     if "LabUnavailable" in ended.stderr:
         not_here(ended.stderr.splitlines()[-1])
