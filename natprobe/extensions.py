@@ -41,6 +41,8 @@ class Extension(IntEnum):
     """In a TCP request: a tag of the client's. In the reply: how many live connections carry it."""
     INSTANCE = 0xCA58
     """In a reply: 8 bytes drawn at the reflector's start. Two values behind one address: a load balancer."""
+    DESTINATIONS = 0xCA59
+    """Beside SITE: the ports that answer over TCP for clients that hold many connections, and how many there may be."""
     FILLER = 0xCA5F
     """In a request: nothing, at length, for a reply is never longer than its request."""
 
@@ -119,6 +121,14 @@ class DialResult:
     source: Source
     outcome: DialOutcome
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """TCP ports of the primary and the alternate address, and how many connections all of them together may carry."""
+
+    ports: range
+    most: int
 
 
 Site = tuple[tuple[Source, Endpoint], ...]
@@ -209,6 +219,18 @@ def group_size_attribute(size: int) -> Attribute:
 
 def read_group_size(value: bytes) -> int:
     return _record("!I", value)[0]
+
+
+def destinations_attribute(destinations: Destinations) -> Attribute:
+    ports = destinations.ports
+    return Attribute(Extension.DESTINATIONS, _pack("!HHI", ports.start, ports.stop - 1, destinations.most))
+
+
+def read_destinations(value: bytes) -> Destinations:
+    first, last, most = _record("!HHI", value)
+    if not 0 < first <= last:
+        raise MalformedMessage(0, "DESTINATIONS holds no range of ports")
+    return Destinations(range(first, last + 1), most)
 
 
 def _pack(form: str, *values: int) -> bytes:

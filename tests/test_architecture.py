@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "endpoint": set(),
     "errors": set(),
     "behaviour": {"endpoint"},
+    "descriptors": set(),
     "stun": GROUND,
     "extensions": GROUND | {"stun"},
     "observation": VOCABULARY,
@@ -36,10 +37,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "public": GROUND,
     "run": FACTS | {"network", "sockets", "probes", "report", "version"},
     "schema": FACTS | {"inference", "report"},
-    "reflector": WIRE,
+    "reflector": WIRE | {"descriptors"},
+    "reuse": FACTS | {"network", "sockets", "conversation", "descriptors", "inference"},
     "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
     "views": FACTS | {"inference", "report"},
-    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "views"},
+    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "reuse", "lab", "views"},
     "__init__": FACTS | {"inference", "report", "run"},
     "__main__": {"cli"},
 }
@@ -47,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "draws", "report"),
+    *("reuse/facts", "reuse/conclusions", "reuse/capacity"),
     *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]

@@ -122,10 +122,12 @@ class _Question:
 class Rules:
     """The reflector's answers. ``key`` (32 secret bytes) makes its cookies, ``instance`` (8 bytes) names this run.
 
+    ``held`` is how many connections its destination ports may carry together.
+
     Every method takes the time in seconds of any clock that does not run backwards, the same one for all.
     """
 
-    def __init__(self, layout: Layout, *, key: bytes, instance: bytes, compat: bool = False) -> None:
+    def __init__(self, layout: Layout, *, key: bytes, instance: bytes, compat: bool = False, held: int = 0) -> None:
         self.layout = layout
         self._key = key
         self._instance = Attribute(Extension.INSTANCE, instance)
@@ -136,6 +138,8 @@ class Rules:
             for local in layout.listening
             for stream in (False, True)
         }
+        reached = extensions.Destinations(layout.destinations, held)
+        self._destinations = (extensions.destinations_attribute(reached),) if layout.destinations else ()
 
     def answer(
         self, data: bytes, source: Endpoint, local: Endpoint, now: float, received: tuple[int, int] | None = None
@@ -258,23 +262,26 @@ class Rules:
             else stun.address_attribute(Type.MAPPED_ADDRESS, question.source)
         )
         rest = [stun.address_attribute(Type.RESPONSE_ORIGIN if standard else Type.SOURCE_ADDRESS, origin)]
-        other = self._others[question.local]
+        other = self._others.get(question.local)  # a destination port has none
         if other is not None:
             rest.append(stun.address_attribute(Type.OTHER_ADDRESS if standard else Type.CHANGED_ADDRESS, other))
         if standard:
-            rest += self._offered(question)
+            offered = self._offered(question)
+            rest += offered
             rest.append(self._instance)
             rest += [extensions.received_attribute(*received)] if received else []
+            rest += self._destinations if offered else ()
         padding = question.size if question.has(Type.PADDING) else 0
         return _Draft(message, Class.SUCCESS, (mapped,), tuple(rest), question.limit, padding)
 
     def _offered(self, question: _Question) -> tuple[Attribute, ...]:
-        """COOKIE and SITE for who asks for them, or needs a cookie and has none that is good."""
+        """COOKIE and SITE for who asks for them, or needs a cookie and has none that is good; not at destinations."""
         wanting = (Extension.COOKIE, Extension.REPLY_FROM, Extension.CONNECT_BACK)
-        if question.validated or not any(map(question.has, wanting)):
+        site = self._sites.get((question.local, question.stream))
+        if site is None or question.validated or not any(map(question.has, wanting)):
             return ()
         cookie = self.cookie(question.source, question.now, stream=question.stream)
-        return extensions.cookie_attribute(cookie), self._sites[question.local, question.stream]
+        return extensions.cookie_attribute(cookie), site
 
 
 def _dial_plan(question: _Question) -> DialPlan | None:
