@@ -43,6 +43,11 @@ class Extension(IntEnum):
     """In a reply: 8 bytes drawn at the reflector's start. Two values behind one address: a load balancer."""
     DESTINATIONS = 0xCA59
     """Beside SITE: the ports that answer over TCP for clients that hold many connections, and how many there may be."""
+    MEMO = 0xCA5A
+    """In a TCP request with GROUP: bytes for the one other connection that carries the tag, which gets them in an
+    indication."""
+    OVERLAP = 0xCA5B
+    """In a TCP request: whether another client has the same external endpoint. In the reply: where it is connected."""
     FILLER = 0xCA5F
     """In a request: nothing, at length, for a reply is never longer than its request."""
 
@@ -211,6 +216,22 @@ def read_received(value: bytes) -> tuple[int, int]:
 
 def group_attribute(tag: bytes) -> Attribute:
     return Attribute(Extension.GROUP, tag)
+
+
+def memo_attribute(memo: bytes) -> Attribute:
+    return Attribute(Extension.MEMO, memo)
+
+
+def overlap_attribute(where: Endpoint | None = None) -> Attribute:
+    """Return the question, or the answer that another client's connection to ``where`` is."""
+    return Attribute(Extension.OVERLAP, _pack_role(Source.LISTENS, where) if where else b"")
+
+
+def read_overlap(value: bytes) -> Endpoint:
+    ends = read_site(value)
+    if len(ends) != 1:
+        raise MalformedMessage(0, "OVERLAP holds one endpoint")
+    return ends[0][1]
 
 
 def group_size_attribute(size: int) -> Attribute:

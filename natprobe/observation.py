@@ -172,11 +172,15 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """What one local endpoint sent to a remote was seen as; None: no answer came."""
+    """What one local endpoint sent to a remote was seen as; None: no answer came.
+
+    ``overlap`` is where another client was connected to the reflector at that moment, seen as the same endpoint.
+    """
 
     local: Endpoint
     remote: Endpoint
     mapped: Endpoint | None = None
+    overlap: Endpoint | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,6 +246,8 @@ class Sharing:
         first, second, control = self.first.mapped, self.second.mapped, self.control
         if not first or not second or second == first or not control or not control.mapped:
             return False
+        if second.address != first.address:
+            return False  # another way out, and another NAT maybe
         if self.moved:
             return control.mapped == first
         return control.mapped.port == control.local.port and self.second.local.port == first.port

@@ -88,7 +88,10 @@ def test_patience_tells_what_a_few_hundred_flows_cannot(reuse: PortReuse) -> Non
 @pytest.mark.parametrize(
     ("choice", "needed"),
     [
-        ("preserving", "name a second address of this host (--second-source)"),
+        (
+            "preserving",
+            "name a second address of this host (--second-source), or run it on two hosts at once (--partner)",
+        ),
         ("sequential", "ports are given in turn"),
         pytest.param("random", "more flows would tell (--deep)", marks=pytest.mark.slow),
     ],

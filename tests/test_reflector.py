@@ -377,6 +377,44 @@ async def test_a_group_counts_its_live_connections_over_all_listeners(reflector:
                 pass
 
 
+async def test_a_memo_goes_to_the_one_other_connection_of_its_group(reflector: Reflector) -> None:
+    memo = extensions.memo_attribute(b"for you alone")
+    ours, theirs = extensions.group_attribute(b"ours"), extensions.group_attribute(b"theirs")
+    with contextlib.ExitStack() as stack:
+        one, other, stranger = [stack.enter_context(await tcp(to)) for to in reflector.site.listening[:3]]
+        await stranger.ask(theirs, memo, FILLER)  # there is no other
+        await other.ask(ours, FILLER)
+        request = stun.request(ours, memo, FILLER)
+        await one.send(request.encode())
+        (received, _), (reply, _) = await other.hear(), await one.hear()
+        assert (received.class_, received.transaction_id) == (Class.INDICATION, request.transaction_id)
+        assert received.attributes == (memo,)
+        assert reply.class_ is Class.SUCCESS
+        # Of three nobody is the other one; the next thing that each hears is the answer to its own question.
+        await stranger.ask(ours, FILLER)
+        await one.ask(ours, memo, FILLER)
+        for client in (other, stranger):
+            assert (await client.ask(ours, FILLER)).class_ is Class.SUCCESS
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_another_client_on_the_same_endpoint_is_told_of_if_the_reflector_is_to(told: bool) -> None:
+    question = extensions.overlap_attribute()
+    async with Reflector(fresh(3), overlap=told) as reflector:
+        here, there = reflector.site.listening[0], reflector.site.listening[2]
+        with await tcp(here) as mine, await tcp(there, mine.local.port) as same, await tcp(there) as apart:
+            for client, tag in ((same, b"theirs"), (apart, b"another")):
+                await client.ask(extensions.group_attribute(tag), FILLER)
+            reply = await mine.ask(extensions.group_attribute(b"mine"), question, FILLER)
+            value = reply.value(Extension.OVERLAP)
+            assert (extensions.read_overlap(value) if value else None) == (there if told else None)
+            # One's own other connection is no other client.
+            await same.ask(extensions.group_attribute(b"mine"), FILLER)
+            assert (await mine.ask(extensions.group_attribute(b"mine"), question, FILLER)).value(
+                Extension.OVERLAP
+            ) is None
+
+
 # Destinations
 
 

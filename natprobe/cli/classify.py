@@ -36,6 +36,9 @@ def classify(
     second_source: Annotated[
         str | None, typer.Option(metavar="ADDR", help="Another local address, to test port reuse with.")
     ] = None,
+    partner: Annotated[
+        bool, typer.Option("--partner", help="Meet another host behind the NAT, started likewise, to test port reuse.")
+    ] = False,
     port: Annotated[str, typer.Option(metavar="N", help="Test mappings from this local port.")] = "0",
     only: Annotated[str | None, typer.Option(metavar="udp|tcp", help="Test this protocol alone.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out all but mapping and filtering.")] = False,
@@ -62,6 +65,7 @@ def classify(
                     source=source,
                     port=local_port,
                     second_source=second_source,
+                    partner=partner,
                     tier=_tier(quick=quick, deep=deep),
                     on_progress=progress.say if json else _meanwhile("natprobe.views.text", progress.say),
                 )

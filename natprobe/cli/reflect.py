@@ -28,6 +28,9 @@ def reflect(
     destinations: Annotated[
         str | None, typer.Option(metavar="LOW-HIGH", help="TCP ports that only answer, for `natprobe reuse`.")
     ] = None,
+    overlap: Annotated[
+        bool, typer.Option("--overlap", help="Tell a client that another one has its external address and port too.")
+    ] = False,
     compat: Annotated[
         bool, typer.Option("--compat", help="Answer other clients in full too, who do not pad requests.")
     ] = False,
@@ -43,7 +46,7 @@ def reflect(
 
     ports = tuple(map(port_number, port)) if port else PORTS
     many = _port_range(destinations) if destinations else range(0)
-    asyncio.run(serve(address, ports, compat, note, many))
+    asyncio.run(serve(address, ports, compat, note, many, overlap=overlap))
 
 
 def _port_range(text: str) -> range:

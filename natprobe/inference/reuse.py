@@ -40,7 +40,8 @@ def judge_reuse(facts: Facts, mapping: Verdict[Dependence]) -> Verdict[PortReuse
         return not_determined("no flow that should show it was answered", evidence)
     if all(flow.mapped == flow.local for flow in flows):
         return not_determined("there is no NAT that could give a port twice", evidence)
-    seen = max((_seen(fact) for _, fact in facts.sharings if fact.shared), default=_across(flows, others))
+    shared = [_seen(fact) for _, fact in facts.sharings if fact.shared]
+    seen = max([*shared, *map(_overlapping, filter(_overlaps, flows))], default=_across(flows, others))
     refused = min([*_refused(facts, mapping), *_unmet(facts, flows, others)], default=None)
     floor = seen.difference if seen else 0
     ceiling = refused.difference - 1 if refused else Difference.NOTHING
@@ -76,6 +77,16 @@ def _seen(fact: Sharing) -> _Bound:
         f"towards {first.remote} and {second.remote}"
     )
     return _Bound(fact.difference, 0.0, reason)
+
+
+def _overlaps(flow: Flow) -> bool:
+    return flow.overlap is not None
+
+
+def _overlapping(flow: Flow) -> _Bound:
+    assert flow.overlap
+    reason = f"while {flow.remote} saw {flow.local} as {flow.mapped}, so {flow.overlap} saw another client"
+    return _Bound(Difference.between(flow.remote, flow.overlap), 0.0, reason)
 
 
 def _across(flows: list[Flow], others: list[Flow]) -> _Bound | None:
@@ -165,7 +176,7 @@ def _missing(flows: list[Flow], next_step: Difference) -> str:
     if len(kept(flows)) * 2 >= len(flows):
         return (
             "every local port keeps its number, so that two flows of one address cannot meet: "
-            "name a second address of this host (--second-source)"
+            "name a second address of this host (--second-source), or run it on two hosts at once (--partner)"
         )
     if step(ports(flows)):
         return "ports are given in turn, so that none comes again before all have been given"

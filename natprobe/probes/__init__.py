@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from natprobe.conversation import Conversation
 from natprobe.endpoint import Address, Endpoint
@@ -14,6 +15,9 @@ from natprobe.network import Network
 from natprobe.observation import Exchange, Observation
 from natprobe.server import Kind, Sender, Server, describe
 from natprobe.stun import Attribute
+
+if TYPE_CHECKING:
+    from natprobe.probes.partner import Partner
 
 FURTHER_PORTS = 2
 """Local ports from which mapping is tested again where the first one was not treated the same towards all."""
@@ -26,8 +30,9 @@ class Setting:
     ``known_rtt`` is the shortest round trip to a server that anyone has seen by now, in seconds, if anyone has.
     ``filters_tested`` is where all protocols meet before any sends to an alternate address: there are filters that let
     in, over any protocol, whoever this host has sent to over one. ``sampling`` is held by the one protocol whose ports
-    are being sampled: a NAT may count for both. ``second`` is another address of this host behind the same NAT;
-    ``deep`` says that time and packets may be spent on certainty.
+    are being sampled: a NAT may count for both. ``tag`` is this run's, for a reflector to know its connections by.
+    ``second`` is another address of this host behind the same NAT, ``partner`` another host there; ``deep`` says that
+    time and packets may be spent on certainty.
     """
 
     network: Network
@@ -38,7 +43,9 @@ class Setting:
     known_rtt: Callable[[], float | None]
     filters_tested: asyncio.Barrier
     sampling: asyncio.Lock
+    tag: bytes = b""
     second: Address | None = None
+    partner: Partner | None = None
     deep: bool = False
 
     def now(self) -> float:

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from typing import Any
-from typing import Protocol as Shape
 
 from natprobe.behaviour import Difference, Protocol
-from natprobe.conversation import Conversation
 from natprobe.draws import answered, chance_of_none, kept, pairs, ports, step, widest_pool
 from natprobe.endpoint import Address, Endpoint
 from natprobe.errors import AddressBusy
-from natprobe.observation import Draws, Flow, Purpose, Sharing
-from natprobe.probes import Setting, choose, plain_attributes
+from natprobe.observation import Draws, Flow, Sharing
+from natprobe.probes import Setting, choose
+from natprobe.probes.lines import Lines, lines_of
 from natprobe.server import Kind, Server
 from natprobe.silence import CONVINCING
 
@@ -49,8 +48,11 @@ async def probe_ports(setting: Setting, known: Sequence[Server], protocol: Proto
     server = choose(known)
     own = server.kind is Kind.NATPROBE
     remotes = server.listens if own else [other.contacted for other in known]
-    with closing(_LINES[protocol](setting)) as lines, closing(_LINES[_other(protocol)](setting)) as others:
-        hunt = _Hunt(setting, protocol, lines, others, remotes)
+    with closing(lines_of(setting, protocol)) as lines, closing(lines_of(setting, _other(protocol))) as others:
+        seconds = {protocol: lines, _other(protocol): others}
+        if setting.partner:
+            seconds = {each: setting.partner.lines(each) for each in Protocol}
+        hunt = _Hunt(setting, protocol, lines, seconds, remotes)
         async with setting.sampling:
             await hunt.draw(SAMPLE if own else FEW, _PACE if own else _POLITE_PACE / len(remotes))
         if own and hunt.translated:
@@ -63,74 +65,22 @@ def _other(protocol: Protocol) -> Protocol:
     return Protocol.TCP if protocol is Protocol.UDP else Protocol.UDP
 
 
-# --- lines ------------------------------------------------------------------------------------------------------------
-
-
-class _Lines(Shape):
-    """Flows of one protocol, alive until closed; to ask a remote again from one local endpoint is the same flow."""
-
-    sent: int
-    """Datagrams sent."""
-
-    async def ask(self, local: Endpoint, remote: Endpoint) -> Flow:
-        """Ask ``remote`` as what ``local`` (port 0: a fresh one) is seen. Raises AddressBusy."""
-
-    def close(self) -> None: ...
-
-
-class _UdpLines:
-    """Datagrams. A NAT keeps a mapping whether or not there is a socket behind it, so that none is held."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.sent = 0
-        self._setting = setting
-
-    async def ask(self, local: Endpoint, remote: Endpoint) -> Flow:
-        async with await self._setting.mailbox(local.port, local.address) as mailbox:
-            exchange = await mailbox.ask(Purpose.MAPPING, remote, *plain_attributes())
-        self.sent += exchange.sent
-        return Flow(mailbox.local, remote, exchange.mapped if exchange.answered else None)
-
-    def close(self) -> None: ...
-
-
-class _TcpLines:
-    """Connections, held."""
-
-    def __init__(self, setting: Setting) -> None:
-        self.sent = 0
-        self._setting = setting
-        self._conversations: dict[tuple[Endpoint, Endpoint], Conversation] = {}
-
-    async def ask(self, local: Endpoint, remote: Endpoint) -> Flow:
-        conversation = self._conversations.get((local, remote))
-        if conversation is None:
-            conversation = await self._setting.conversation(local, remote)
-            self._conversations[conversation.local, remote] = conversation
-        exchange = await conversation.ask(Purpose.MAPPING, *plain_attributes())
-        return Flow(conversation.local, remote, exchange.mapped if exchange.answered else None)
-
-    def close(self) -> None:
-        for conversation in self._conversations.values():
-            conversation.close()
-
-
-_LINES: dict[Protocol, type[_UdpLines | _TcpLines]] = {Protocol.UDP: _UdpLines, Protocol.TCP: _TcpLines}
-
-
-# --- the hunt ---------------------------------------------------------------------------------------------------------
-
-
 class _Hunt:
     """The flows of one protocol so far, and what to try next."""
 
     def __init__(
-        self, setting: Setting, protocol: Protocol, lines: _Lines, others: _Lines, remotes: Sequence[Endpoint]
+        self,
+        setting: Setting,
+        protocol: Protocol,
+        lines: Lines,
+        seconds: Mapping[Protocol, Lines],
+        remotes: Sequence[Endpoint],
     ) -> None:
         self._setting = setting
         self._protocol = protocol
         self._lines = lines
-        self._others = others
+        self._seconds = seconds
+        """From where the second of two flows comes: this host, or a partner."""
         self._remotes = remotes
         self._flows: list[Flow] = []
         self._begun = 0
@@ -171,12 +121,14 @@ class _Hunt:
             await self._draw_on()
         for trial in trials:
             second = Endpoint(self._partner, _port(trial.first))
-            await self._trial(trial.first, second, trial.first.remote, self._others, _other(self._protocol))
+            await self._trial(trial.first, second, trial.first.remote, _other(self._protocol))
 
     # --- asked for by name --------------------------------------------------------------------------------------------
 
     @property
     def _partner(self) -> Address:
+        if self._setting.partner:
+            return self._setting.partner.address
         return self._setting.second or self._setting.source
 
     def _askable(self) -> list[Flow]:
@@ -197,11 +149,10 @@ class _Hunt:
 
     async def _try(self, first: Flow, second: Endpoint, remote: Endpoint | None) -> Sharing | None:
         """Record whether ``second`` shares the port of ``first`` towards a remote; None where it cannot be tried."""
-        return await self._trial(first, second, remote, self._lines, None) if remote else None
+        return await self._trial(first, second, remote, None) if remote else None
 
-    async def _trial(
-        self, first: Flow, second: Endpoint, remote: Endpoint, lines: _Lines, other: Protocol | None
-    ) -> Sharing | None:
+    async def _trial(self, first: Flow, second: Endpoint, remote: Endpoint, other: Protocol | None) -> Sharing | None:
+        lines = self._seconds[other or self._protocol]
         at = self._setting.now()
         try:
             # To one remote the second flow may have taken the answers of the first one already.
@@ -219,7 +170,7 @@ class _Hunt:
             self._ceiling = Difference(max(Difference.PROTOCOL, min(self._ceiling, trial.difference - 1)))
         return trial
 
-    async def _ask(self, lines: _Lines, flow: Flow) -> Flow:
+    async def _ask(self, lines: Lines, flow: Flow) -> Flow:
         """Ask a flow's remote again as what its local endpoint is seen, for as long as an answer may be expected."""
         try:
             async with asyncio.timeout(max(0.4, 6 * self._rtt)):
@@ -227,7 +178,7 @@ class _Hunt:
         except TimeoutError:
             return Flow(flow.local, flow.remote)
 
-    async def _control(self, lines: _Lines, second: Flow) -> Flow | None:
+    async def _control(self, lines: Lines, second: Flow) -> Flow | None:
         """Return what shows whether the second would have been given the port, had it been let.
 
         What it has where it was given it; else what a local port just beside it is given.
@@ -247,7 +198,10 @@ class _Hunt:
         """
         second = trial.second
         elsewhere = self._apart(trial.first, Difference.ADDRESS, second.remote)
-        if not elsewhere or (await self._ask(self._lines, Flow(second.local, elsewhere))).mapped != second.mapped:
+        if (
+            not elsewhere
+            or (await self._ask(self._seconds[self._protocol], Flow(second.local, elsewhere))).mapped != second.mapped
+        ):
             return
         self._given[second.local] = second
         for nearer in (Difference.PORT, Difference.NOTHING):

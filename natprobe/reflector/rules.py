@@ -76,17 +76,27 @@ class _Draft:
 class StreamAnswer:
     """The reply on a TCP connection, and what must be done before it can be sent.
 
-    ``group`` is the tag that the connection now carries; ``plan`` says what to dial, within the caps of this module.
+    ``group`` is the tag that the connection now carries; ``plan`` says what to dial, within the caps of this module;
+    ``memo`` is the message that goes to the one other connection of the group; ``overlap``, whether it was asked for.
     """
 
     transaction_id: bytes
     group: bytes | None
     plan: DialPlan | None
     draft: _Draft
+    memo: bytes | None = None
+    overlap: bool = False
 
-    def encode(self, members: int = 0, results: Iterable[DialResult] = ()) -> bytes | None:
-        """Return the reply, with the live connections of the group and what became of each dial; None for silence."""
+    def encode(
+        self, members: int = 0, results: Iterable[DialResult] = (), elsewhere: Endpoint | None = None
+    ) -> bytes | None:
+        """Return the reply; None for silence.
+
+        With the live connections of the group, what became of each dial, and where another client's connection is.
+        """
         more = []
+        if elsewhere is not None:
+            more.append(extensions.overlap_attribute(elsewhere))
         if self.group is not None:
             more.append(extensions.group_size_attribute(members))
         if self.plan is not None:
@@ -164,7 +174,10 @@ class Rules:
             if refused := message.unknown(_KNOWN_TCP):
                 return StreamAnswer(message.transaction_id, None, None, self._error(question, 420, refused))
             plan = _dial_plan(question)
-            return StreamAnswer(message.transaction_id, _tag(message), plan, self._success(question, local, None))
+            memo = _memo(message)
+            overlap = message.value(Extension.OVERLAP) is not None
+            success = self._success(question, local, None)
+            return StreamAnswer(message.transaction_id, _tag(message), plan, success, memo, overlap)
         except MalformedMessage:
             return None
 
@@ -332,6 +345,14 @@ def _answerable(source: Endpoint, local: Endpoint) -> bool:
 def _tag(message: Message) -> bytes | None:
     tag = message.value(Extension.GROUP)
     return tag if tag and len(tag) <= MAX_TAG else None
+
+
+def _memo(message: Message) -> bytes | None:
+    """Return the indication that brings a message's memo to another: shorter than the request, as every reply."""
+    memo = message.value(Extension.MEMO)
+    if memo is None or _tag(message) is None:
+        return None
+    return Message(Class.INDICATION, message.transaction_id, (extensions.memo_attribute(memo),)).encode()
 
 
 def _size(attribute: Attribute) -> int:

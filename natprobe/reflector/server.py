@@ -60,11 +60,13 @@ class Reflector:
         compat: bool = False,
         *,
         destinations: range = range(0),
+        overlap: bool = False,
         rates: Rates | None = None,
     ) -> None:
         parsed = tuple(parse_address(address) if isinstance(address, str) else address for address in addresses)
         self._layout = Layout(parsed, tuple(ports), (0,) * len(parsed), destinations)
         self._compat = compat
+        self._overlap = overlap
         self._rates = rates or Rates()
 
     @property
@@ -92,7 +94,7 @@ class Reflector:
             self._budget = Budget(secrets.token_bytes(32), self._rates)
             most, held = _most_connections(self._layout)
             self._rules = Rules(self._layout, key=key, instance=instance, compat=self._compat, held=held)
-            self._streams = Streams(self._rules, self._budget, self._loop.time, most, held)
+            self._streams = Streams(self._rules, self._budget, self._loop.time, most, held, overlap=self._overlap)
             stack.push_async_callback(self._streams.close)
             for local in itertools.chain(self._layout.listening, self._layout.reached()):
                 stack.callback(self._listen(local).close)
@@ -180,6 +182,8 @@ async def serve(
     compat: bool = False,
     announce: Callable[[str], None] | None = None,
     destinations: range = range(0),
+    *,
+    overlap: bool = False,
 ) -> None:
     """Serve until cancelled: one reflector for the IPv4 addresses, one for the IPv6 addresses, each in the given order.
 
@@ -190,7 +194,9 @@ async def serve(
     families = [[a for a in parsed if a.version == version] for version in (4, 6)]
     async with contextlib.AsyncExitStack() as stack:
         reflectors = [
-            await stack.enter_async_context(Reflector(family, ports, compat, destinations=destinations))
+            await stack.enter_async_context(
+                Reflector(family, ports, compat, destinations=destinations, overlap=overlap)
+            )
             for family in families
             if family
         ]

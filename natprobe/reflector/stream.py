@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 from natprobe import stun
 from natprobe.endpoint import Endpoint
@@ -111,7 +111,11 @@ class Streams:
     most: int
     held: int = 0
     dialer: Dialer = field(default_factory=Dialer)
-    groups: Counter[bytes] = field(default_factory=Counter)
+    overlap: bool = False
+    """Whether clients are told that another client has the same external endpoint."""
+    groups: defaultdict[bytes, set[Connection]] = field(default_factory=lambda: defaultdict(set))
+    sources: defaultdict[Endpoint, set[Connection]] = field(default_factory=lambda: defaultdict(set))
+    """The connections from each external endpoint, where overlaps are told."""
     first: Patience = field(init=False)
     """For the first message of a connection."""
     tests: Pool = field(init=False)
@@ -165,7 +169,7 @@ class Streams:
 class Connection(asyncio.BufferedProtocol):
     """One TCP connection: parts the stream into messages, answers each, and ends what is no STUN or takes too long."""
 
-    __slots__ = ("_dial", "_group", "_received", "_streams", "_transport", "local", "pool", "source")
+    __slots__ = ("_dial", "_received", "_streams", "_transport", "group", "local", "pool", "source")
 
     def __init__(self, streams: Streams, local: Endpoint) -> None:
         self.local = local
@@ -173,13 +177,13 @@ class Connection(asyncio.BufferedProtocol):
         self.pool = streams.pool(local)
         self._streams = streams
         self._received = b""
-        self._group: bytes | None = None
+        self.group: bytes | None = None
         self._dial: asyncio.Task[None] | None = None
 
     @property
     def members(self) -> int:
         """How many live connections carry the tag of this one."""
-        return self._streams.groups[self._group] if self._group is not None else 0
+        return len(self._streams.groups[self.group]) if self.group is not None else 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -191,10 +195,14 @@ class Connection(asyncio.BufferedProtocol):
         self.source = Endpoint.of(peer[0], peer[1])
         if not self.pool.admit(self):
             self.abort()
+        elif self._streams.overlap:
+            self._streams.sources[self.source].add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         self._streams.dismiss(self)
         self._join(None)
+        if self._streams.overlap:
+            _discard(self._streams.sources, self.source, self)
         if self._dial is not None:
             self._dial.cancel()
 
@@ -233,7 +241,21 @@ class Connection(asyncio.BufferedProtocol):
         if answer.plan is not None and self._may_dial(answer):
             self._dial = self._streams.dial_for(self, answer)
         else:
-            self.send(answer.encode(self.members, answer.undialled()))
+            elsewhere = self._elsewhere() if answer.overlap else None
+            self.send(answer.encode(self.members, answer.undialled(), elsewhere))
+        if answer.memo is not None:
+            self._pass_on(answer.memo)
+
+    def _elsewhere(self) -> Endpoint | None:
+        """Return where another client is connected from this very external endpoint, at this moment."""
+        others = self._streams.sources.get(self.source, ())
+        return next((other.local for other in others if other.group and other.group != self.group), None)
+
+    def _pass_on(self, memo: bytes) -> None:
+        """Give a memo to the one other connection of the group; what is longer than a pair is no meeting."""
+        others = self._streams.groups[self.group] - {self} if self.group is not None else set()
+        if len(others) == 1:
+            others.pop().send(memo)
 
     def _may_dial(self, answer: StreamAnswer) -> bool:
         attempts = sum(dial.attempts for dial in answer.plan.dials) if answer.plan else 0
@@ -241,11 +263,20 @@ class Connection(asyncio.BufferedProtocol):
         return idle and self._streams.budget.allows_dials(self.source.address, attempts, self._streams.clock())
 
     def _join(self, group: bytes | None) -> None:
-        if self._group is not None:
-            _uncount(self._streams.groups, self._group)
+        if self.group is not None:
+            _discard(self._streams.groups, self.group, self)
         if group is not None:
-            self._streams.groups[group] += 1
-        self._group = group
+            self._streams.groups[group].add(self)
+        self.group = group
+
+
+K = TypeVar("K")
+
+
+def _discard(sets: dict[K, set[Connection]], key: K, connection: Connection) -> None:
+    sets[key].discard(connection)
+    if not sets[key]:
+        del sets[key]
 
 
 def _uncount(counter: Counter[bytes], key: bytes) -> None:
