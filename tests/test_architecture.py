@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "behaviour": {"endpoint"},
     "stun": GROUND,
     "extensions": GROUND | {"stun"},
+    "integrity": GROUND | {"stun"},
     "observation": VOCABULARY,
     "server": GROUND | {"stun", "extensions", "observation"},
     "silence": GROUND | {"observation"},
@@ -37,8 +38,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "schema": FACTS | {"inference", "report"},
     "reflector": WIRE,
     "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
+    "webrtc": FACTS | {"integrity", "network", "sockets", "exchange"},
     "views": FACTS | {"inference", "report"},
-    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "views"},
+    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "views", "webrtc"},
     "__init__": FACTS | {"inference", "report", "run"},
     "__main__": {"cli"},
 }
@@ -47,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
     *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
+    *("integrity", "webrtc/outcome", "webrtc/ice_servers", "webrtc/choosing", "webrtc/certificate"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]
 WAITING = {"asyncio", "socket", "time", "select", "threading", "subprocess", "asyncio_dgram"}
