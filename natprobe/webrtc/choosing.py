@@ -9,7 +9,7 @@ from typing import Any
 from natprobe.webrtc.ice_servers import IceUrl, passed_over_by_aiortc, split_ice_servers
 from natprobe.webrtc.outcome import IceServerCheck
 
-_TRANSPORTS = ("udp", "tcp", "tls")
+_TRANSPORTS = ("udp", "tcp", "tls", "dtls")
 
 
 def choose_ice_servers(servers: Iterable[Any], checks: Iterable[IceServerCheck]) -> list[Any]:
