@@ -144,7 +144,7 @@ class _Check:
         except TurnRefusal as refused:
             state, reason = self._refused(refused)
         except MalformedMessage as wrong:
-            state, reason = IceServerState.ERROR, str(wrong)
+            state, reason = IceServerState.ERROR, wrong.reason
         except NoRoute as none:
             state, reason = IceServerState.UNREACHABLE, str(none)
         return IceServerCheck(
@@ -204,10 +204,14 @@ class _Check:
         self._reached = Depth.ECHO
 
     async def _release(self, turn: TurnClient) -> None:
-        """Give the allocation back, in the time kept for it; also on the way out of a cancelled check."""
+        """Give the allocation back: before the deadline, or in a short time where that is over or all is cancelled."""
+        task = asyncio.current_task()
+        limit = self._order.timeout * _RELEASING
+        if task and not task.cancelling():
+            limit = max(limit, self._deadline - self._network.now())
         release = asyncio.ensure_future(turn.release())
         try:
-            await asyncio.wait([release], timeout=self._order.timeout * _RELEASING)
+            await asyncio.wait([release], timeout=limit)
         finally:
             release.cancel()
             await asyncio.gather(release, return_exceptions=True)

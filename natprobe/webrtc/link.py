@@ -30,7 +30,9 @@ class Link(ABC):
     def __init__(self, remote: Endpoint) -> None:
         self.remote = remote
         self.rtt: float | None = None
-        """The shortest time from a request, its first copy, to its answer; in seconds."""
+        """The shortest time from a request that was sent once to its answer, in seconds. Until there is one: from the
+        first copy, which may be too long."""
+        self._rtt_exact = False
         self.unasked: asyncio.Queue[Message] = asyncio.Queue()
         """Indications."""
         self._stray: str | None = None
@@ -70,18 +72,25 @@ class Link(ABC):
         self._open[request.transaction_id] = answer, key
         began = loop.time()
         try:
-            for gap in self._gaps():
+            for copy, gap in enumerate(self._gaps(), 1):
                 await self.send(data)
                 await asyncio.wait((answer, self._pump), timeout=gap, return_when=asyncio.FIRST_COMPLETED)
                 if answer.done():
-                    took = loop.time() - began
-                    self.rtt = took if self.rtt is None else min(self.rtt, took)
+                    self._note_rtt(loop.time() - began, exact=copy == 1)
                     return answer.result()
                 if self._pump.done():
                     self._pump.result()
         finally:
             del self._open[request.transaction_id]
         raise self.silence
+
+    def _note_rtt(self, seconds: float, *, exact: bool) -> None:
+        """Note a round trip; of which copy an answer is the answer, nobody can tell (Karn and Partridge)."""
+        if self.rtt is None or (exact and not self._rtt_exact):
+            self.rtt = seconds
+        elif exact or not self._rtt_exact:
+            self.rtt = min(self.rtt, seconds)
+        self._rtt_exact |= exact
 
     @property
     def silence(self) -> Unusable:

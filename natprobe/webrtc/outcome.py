@@ -85,7 +85,7 @@ class IceServerCheck:
     depth: Depth | None = None
     """The deepest step that succeeded."""
     rtt_ms: float | None = None
-    """The shortest time from a request, its first copy, to its answer."""
+    """The shortest time from a request to its answer."""
     allocate_ms: float | None = None
     """From the first Allocate request to the relayed address: two round trips, with the server's challenge."""
     mapped: Endpoint | None = None

@@ -15,6 +15,7 @@ from natprobe.errors import MalformedMessage
 from natprobe.integrity import long_term_key
 from natprobe.stun import Attribute, Class, Message, Type, address, xor_address, xor_mapped_attribute
 from natprobe.webrtc.link import Link
+from natprobe.webrtc.outcome import IceServerState, Unusable
 
 _UDP = 17
 _UNAUTHENTICATED, _STALE_NONCE = 401, 438
@@ -66,7 +67,7 @@ class TurnClient:
         self.software: str | None = None
         self._link = link
         self._username, self._credential = username, credential
-        self._nonce: bytes | None = None
+        self.nonce: bytes | None = None
         self._key: bytes | None = None
         self._wanted = False
 
@@ -81,7 +82,7 @@ class TurnClient:
             raise
         relayed = reply.value(TurnType.XOR_RELAYED_ADDRESS)
         if relayed is None:
-            raise MalformedMessage(0, "an answer to Allocate without a relayed address")
+            raise Unusable(IceServerState.ERROR, "an answer to Allocate without a relayed address")
         return Allocation(xor_address(relayed, reply.transaction_id), reply.mapped, _lifetime(reply))
 
     async def permit(self, peer: Endpoint) -> None:
@@ -134,7 +135,7 @@ class TurnClient:
             return ()
         values = {Type.USERNAME: self._username, Type.REALM: self.realm}
         texts = (Attribute(type_, (value or "").encode()) for type_, value in values.items())
-        return (*texts, Attribute(Type.NONCE, self._nonce or b""))
+        return (*texts, Attribute(Type.NONCE, self.nonce or b""))
 
     def _take_challenge(self, reply: Message) -> bool:
         """Take realm and nonce from an error; return whether there is anything to answer them with."""
@@ -143,7 +144,7 @@ class TurnClient:
             self.realm = realm.decode("utf-8", "replace")
         if self.realm is None or nonce is None or self._username is None or self._credential is None:
             return False
-        self._nonce = nonce
+        self.nonce = nonce
         self._key = long_term_key(self._username, self.realm, self._credential)
         return True
 
