@@ -29,10 +29,10 @@ class Link(ABC):
 
     def __init__(self, remote: Endpoint) -> None:
         self.remote = remote
+        self.exact_rtt: float | None = None
+        """The shortest time from a request that was sent once to its answer, in seconds."""
         self.rtt: float | None = None
-        """The shortest time from a request that was sent once to its answer, in seconds. Until there is one: from the
-        first copy, which may be too long."""
-        self._rtt_exact = False
+        """The same; until there is one, from the first of several copies, which may be too long."""
         self.unasked: asyncio.Queue[Message] = asyncio.Queue()
         """Indications."""
         self._stray: str | None = None
@@ -86,11 +86,9 @@ class Link(ABC):
 
     def _note_rtt(self, seconds: float, *, exact: bool) -> None:
         """Note a round trip; of which copy an answer is the answer, nobody can tell (Karn and Partridge)."""
-        if self.rtt is None or (exact and not self._rtt_exact):
-            self.rtt = seconds
-        elif exact or not self._rtt_exact:
-            self.rtt = min(self.rtt, seconds)
-        self._rtt_exact |= exact
+        if exact:
+            self.exact_rtt = min(seconds, self.exact_rtt or seconds)
+        self.rtt = self.exact_rtt or min(seconds, self.rtt or seconds)
 
     @property
     def silence(self) -> Unusable:
@@ -129,7 +127,7 @@ class DatagramLink(Link):
         await self._datagrams.send(data, self.remote)
 
     def _gaps(self) -> Iterator[float]:
-        return gaps(lambda: self.rtt)
+        return gaps(lambda: self.exact_rtt)
 
     async def _read(self) -> NoReturn:
         rejections = 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -27,8 +28,27 @@ from .test_foreign_servers import ready
 pytestmark = [pytest.mark.lab, pytest.mark.interop, pytest.mark.slow]
 
 SERVER = "198.51.100.10"
-GOOD, EXPIRED, SELF_SIGNED, OTHER_NAME, UNTRUSTED, QUOTA, DENIED, MUTE, NO_STUN, DROPPED, CLOSED = range(3500, 3610, 10)
+GOOD, EXPIRED, SELF_SIGNED, OTHER_NAME, UNTRUSTED, QUOTA, DENIED, MUTE, NO_STUN, DROPPED, CLOSED, SELFLESS = range(
+    3500, 3620, 10
+)
 LIMIT = 3.0
+
+
+def relay_ports(port: int) -> range:
+    """Return the ports that the server at ``port`` relays from."""
+    return range(first := 40000 + (port - GOOD) * 10, first + 100)
+
+
+SWALLOWED = f"""
+table ip swallowed {{
+    chain received {{
+        type filter hook input priority filter;
+        udp dport {relay_ports(MUTE)[0]}-{relay_ports(MUTE)[-1]} drop
+        udp dport {DROPPED} drop
+        tcp dport {DROPPED} drop
+    }}
+}}
+"""
 RUN_OUT = datetime.now(UTC) - timedelta(days=3)
 CHECK = """
 import asyncio, json, ssl, sys, time
@@ -100,7 +120,12 @@ class Coturns:
         command = [
             *("turnserver", "-n", "--lt-cred-mech", "--user=user:right", "--realm=lab.example", "--no-rfc5780", "-v"),
             *(f"--listening-ip={SERVER}", f"--listening-port={port}", f"--tls-listening-port={port + 1}", "--no-dtls"),
-            *(f"--min-port={port + 40000}", f"--max-port={port + 40009}", "--log-file=stdout", "--relay-threads=1"),
+            *(
+                f"--min-port={relay_ports(port)[0]}",
+                f"--max-port={relay_ports(port)[-1]}",
+                "--log-file=stdout",
+                "--relay-threads=1",
+            ),
             *(f"--pidfile={self._directory}/{port}.pid", f"--userdb={self._directory}/{port}.db", *options),
         ]
         if pair:
@@ -138,23 +163,12 @@ def lab(tmp_path_factory: pytest.TempPathFactory, authority: Pair) -> Iterator[L
             servers.start(QUOTA, "--user-quota=1")
             servers.start(DENIED, "--denied-peer-ip=0.0.0.0-255.255.255.255")
             servers.start(MUTE)
+            servers.start(SELFLESS, f"--denied-peer-ip={SERVER}")
             servers.start(NO_STUN - 1, f"--cli-ip={SERVER}", f"--cli-port={NO_STUN}", "--cli-password=x")
             lab.must("reflector", ["nft", "-f", "-"], stdin=SWALLOWED)
             yield lab
         finally:
             servers.stop()
-
-
-SWALLOWED = f"""
-table ip swallowed {{
-    chain received {{
-        type filter hook input priority filter;
-        udp dport {MUTE + 40000}-{MUTE + 40009} drop
-        udp dport {DROPPED} drop
-        tcp dport {DROPPED} drop
-    }}
-}}
-"""
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +199,7 @@ def test_a_good_server_is_usable_over_udp_tcp_and_tls(lab: Lab, trusted: str) ->
         assert 0 < one["rtt_ms"] < 1000
         assert one["software"].startswith("Coturn")
     for one in found[:3]:
-        assert one["relayed"].startswith(f"{SERVER}:435")
+        assert one["relayed"].startswith(f"{SERVER}:400")
         assert (one["lifetime"], one["realm"]) == (600, "lab.example")
         assert one["allocate_ms"] >= one["rtt_ms"]
     assert [one["not_after"] is None for one in found] == [True, True, False, True]
@@ -198,6 +212,48 @@ def test_every_fault_is_told_by_its_own_reason_in_time(lab: Lab, trusted: str) -
         assert [(s, r[: len(reason)]) for s, r in told[name]] == [(state, reason)], name
     assert len({reason for checks in told.values() for _, reason in checks}) == len(BROKEN)
     assert max(one["seconds"] for checks in found for one in checks) <= LIMIT
+
+
+def test_a_server_that_relays_to_itself_is_usable_where_udp_is_blocked(lab: Lab, trusted: str) -> None:
+    lab.apply("home", PRESETS["udp-blocked"])
+    try:
+        udp, tcp = check(lab, trusted, turn(GOOD), turn(GOOD, transport="tcp"))
+    finally:
+        lab.apply("home", PRESETS["apdm-apdf"])
+    assert (udp[0]["state"], tcp[0]["state"], tcp[0]["depth"]) == ("timeout", "ok", "echo")
+
+
+def test_a_server_that_does_not_is_usable_where_udp_is_open(lab: Lab, trusted: str) -> None:
+    (udp,), (tcp,) = check(lab, trusted, turn(SELFLESS), turn(SELFLESS, transport="tcp"))
+    assert [(one["state"], one["depth"]) for one in (udp, tcp)] == [("ok", "echo")] * 2
+
+
+def test_a_name_server_that_is_silent_costs_no_more_than_anything_else(lab: Lab, tmp_path: Path) -> None:
+    """The system waits ten seconds for it, and a Python program, at its end, for the system."""
+    resolver = tmp_path / "resolv.conf"
+    resolver.write_text(f"nameserver {SERVER}\n")  # nobody serves names there, and nothing says so
+    lab.must("reflector", ["nft", "add", "rule", "ip", "swallowed", "received", "udp", "dport", "53", "drop"])
+    words = ["natprobe", "turn", "-4", "stun:stun.example.org", "--json"]
+    script = f'mount --bind {resolver} /etc/resolv.conf && exec "$@"'
+    began = time.monotonic()
+    ended = lab.run("home-1", ["unshare", "--mount", "sh", "-c", script, "-", sys.executable, "-m", *words])
+    took = time.monotonic() - began
+    (told,) = json.loads(ended.stdout)["checks"]
+    assert (told["state"], told["reason"]) == ("dns", "no name server has answered for stun.example.org")
+    assert took <= LIMIT + 0.5  # the start of a program is in it
+
+
+def test_loss_is_not_taken_for_a_fault(tmp_path: Path, authority: Pair) -> None:
+    """One packet in five is lost each way."""
+    with open_here(delay=0.01, loss=0.2, seed=7) as lossy:
+        servers = Coturns(lossy, tmp_path)
+        try:
+            servers.start(GOOD)
+            trusted = str(authority.write(tmp_path, "authority")[0])
+            found = check(lossy, trusted, *[turn(GOOD)] * 40)
+        finally:
+            servers.stop()
+    assert sum(one["state"] == "ok" for checks in found for one in checks) >= 38
 
 
 @pytest.mark.parametrize("depth", ["bind", "allocate", "permission"])
@@ -225,9 +281,8 @@ def test_ctrl_c_gives_the_allocation_back(lab: Lab) -> None:
 
 def relayed_ports(lab: Lab, port: int) -> list[str]:
     """Return the relayed addresses that a server has open."""
-    ports = range(port + 40000, port + 40010)
-    sockets = lab.must("reflector", ["ss", "-Huna"]).split()
-    return [word for word in sockets if any(word == f"{SERVER}:{port}" for port in ports)]
+    own = {f"{SERVER}:{relay}" for relay in relay_ports(port)}
+    return [word for word in lab.must("reflector", ["ss", "-Huna"]).split() if word in own]
 
 
 def until(condition: Callable[[], object], seconds: float = 5.0) -> None:

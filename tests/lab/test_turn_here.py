@@ -1,4 +1,4 @@
-"""The check against a coturn on loopback, in this process: shared secrets, IPv6, stale nonces, aiortc and its choice."""
+"""The check and a coturn on loopback, in this process: shared secrets, IPv6, stale nonces, what aiortc then does."""
 
 from __future__ import annotations
 
