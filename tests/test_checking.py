@@ -175,7 +175,7 @@ async def test_an_answer_that_another_has_signed_is_no_answer() -> None:
         answer = granting(request, data)
         return answer if request.value(Type.NONCE) is None else Message(Class.SUCCESS, request.transaction_id).encode()
 
-    assert await told(script, limit=0.5) == ("not_stun", "an answer came that is not signed with this password")
+    assert await told(script, limit=0.5) == ("error", "an answer came that is not signed with this password")
 
 
 async def test_nor_does_it_keep_the_true_one_out() -> None:

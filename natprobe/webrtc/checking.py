@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from natprobe.endpoint import Endpoint
-from natprobe.errors import MalformedMessage, NoRoute
+from natprobe.errors import CannotRun, MalformedMessage
 from natprobe.sockets import HostNetwork
 from natprobe.stun import request
 from natprobe.webrtc.approach import Approach, endpoints
@@ -64,9 +64,8 @@ async def check_ice_servers(
     """
     wanted = read_ice_servers(servers)
     if tls is None and any(server.url.secure for server in wanted):
-        tls = await asyncio.to_thread(
-            ssl.create_default_context
-        )  # reads all authorities: 20 ms that nobody should wait
+        # It reads all the authorities there are: 20 ms in which the loop would stand still.
+        tls = await asyncio.to_thread(ssl.create_default_context)
     order = _Order(HostNetwork(), Depth(depth), timeout, tuple(versions), tls)
     checks = [
         _check_url(server, passed_over, order)
@@ -145,8 +144,8 @@ class _Check:
             state, reason = self._refused(refused)
         except MalformedMessage as wrong:
             state, reason = IceServerState.ERROR, wrong.reason
-        except NoRoute as none:
-            state, reason = IceServerState.UNREACHABLE, str(none)
+        except (CannotRun, OSError) as here:
+            state, reason = IceServerState.UNREACHABLE, str(here)
         return IceServerCheck(
             *(self._url.text, self._url.transport, self._remote.version, state, reason),
             address=self._remote,
@@ -170,7 +169,8 @@ class _Check:
         reply = await link.ask(request())
         self._found["software"] = software_of(reply)
         if reply.error:
-            raise TurnRefusal(*reply.error)
+            code, phrase = reply.error
+            raise Unusable(_STATES.get(code, IceServerState.ERROR), f"{code} {phrase}".strip())
         if reply.mapped is None:
             raise Unusable(IceServerState.ERROR, "it answered without saying what it saw")
         self._found["mapped"] = reply.mapped
@@ -231,9 +231,8 @@ class _Check:
             return ": a username and a credential are wanted, and none are given"
         expiry = _TIMED.match(self._server.username)
         if expiry and int(expiry[1]) < time.time():
-            return (
-                f": these credentials were valid until {datetime.fromtimestamp(int(expiry[1]), UTC):%Y-%m-%d %H:%M} UTC"
-            )
+            until = datetime.fromtimestamp(int(expiry[1]), UTC)
+            return f": these credentials were valid until {until:%Y-%m-%d %H:%M} UTC"
         return ": wrong username or credential"
 
 

@@ -20,6 +20,7 @@ _REJECTIONS = 2
 """ICMP errors that end a check; one alone may be stray or forged."""
 _UNSIGNED = (401, 438)
 """Errors that tell what to sign with, and so need not be signed (RFC 8489 §9.2.4)."""
+_UNASKED = 256
 
 
 class Link(ABC):
@@ -33,9 +34,10 @@ class Link(ABC):
         """The shortest time from a request that was sent once to its answer, in seconds."""
         self.rtt: float | None = None
         """The same; until there is one, from the first of several copies, which may be too long."""
-        self.unasked: asyncio.Queue[Message] = asyncio.Queue()
-        """Indications."""
-        self._stray: str | None = None
+        self.unasked: asyncio.Queue[Message] = asyncio.Queue(_UNASKED)
+        """Indications; those that nobody fetches are lost."""
+        self._stray: Unusable | None = None
+        """What came in place of an answer, and may not be the server's doing."""
         self._open: dict[bytes, tuple[asyncio.Future[Message], bytes | None]] = {}
         self._pump = asyncio.ensure_future(self._read())
 
@@ -94,7 +96,7 @@ class Link(ABC):
     def silence(self) -> Unusable:
         """What it means that no answer came."""
         if self._stray:
-            return Unusable(IceServerState.NOT_STUN, self._stray)
+            return self._stray
         if self.rtt is None:
             return Unusable(IceServerState.TIMEOUT, self._mute)
         return Unusable(IceServerState.TIMEOUT, "it answered at first, and then no more")
@@ -103,14 +105,15 @@ class Link(ABC):
         """Give a message to who waits for it. Raises MalformedMessage."""
         message = decode(data)
         if message.class_ is Class.INDICATION:
-            self.unasked.put_nowait(message)
+            with suppress(asyncio.QueueFull):
+                self.unasked.put_nowait(message)
         answer, key = self._open.get(message.transaction_id, (None, None))
         if answer is None or answer.done() or message.class_ not in (Class.SUCCESS, Class.ERROR):
             return
         if key and not (message.error and message.error[0] in _UNSIGNED):
             trusted = verified(data, key)
             if trusted is None:  # to be thrown away, for the true one may follow (RFC 8489 §9.2.5)
-                self._stray = "an answer came that is not signed with this password"
+                self._stray = Unusable(IceServerState.ERROR, "an answer came that is not signed with this password")
                 return
             message = trusted
         answer.set_result(message)
@@ -134,14 +137,15 @@ class DatagramLink(Link):
         while True:
             arrival = await self._datagrams.receive()
             if isinstance(arrival, Rejection):
+                self._stray = refusal(arrival)
                 rejections += 1
                 if rejections == _REJECTIONS:
-                    raise refusal(arrival)
+                    raise self._stray
             elif arrival.source == self.remote:
                 try:
                     self._deliver(arrival.data)
                 except MalformedMessage as wrong:
-                    self._stray = f"what came back is no STUN ({wrong})"
+                    self._stray = _no_stun(wrong)
 
     def _close(self) -> None:
         self._datagrams.close()
@@ -168,7 +172,7 @@ class StreamLink(Link):
                 head = await self._exactly(HEADER_SIZE)
                 self._deliver(head + await self._exactly(message_length(head) - HEADER_SIZE))
             except MalformedMessage as wrong:
-                raise Unusable(IceServerState.NOT_STUN, f"what came back is no STUN ({wrong})") from None
+                raise _no_stun(wrong) from None
 
     async def _exactly(self, size: int) -> bytes:
         data = await self._stream.receive(size)
@@ -184,3 +188,7 @@ def refusal(rejection: Rejection) -> Unusable:
     """Return what a rejection means: the port itself refuses, or something on the way."""
     refused = rejection.reason in ("port unreachable", "connection refused", "connection reset by peer")
     return Unusable(IceServerState.REFUSED if refused else IceServerState.UNREACHABLE, rejection.reason)
+
+
+def _no_stun(wrong: MalformedMessage) -> Unusable:
+    return Unusable(IceServerState.NOT_STUN, f"what came back is no STUN ({wrong})")

@@ -256,6 +256,14 @@ def test_loss_is_not_taken_for_a_fault(tmp_path: Path, authority: Pair) -> None:
     assert sum(one["state"] == "ok" for checks in found for one in checks) >= 38
 
 
+@pytest.mark.parametrize("address", ["255.255.255.255", "[2001:db8::1]"])
+def test_an_address_that_this_host_cannot_send_to(lab: Lab, address: str) -> None:
+    ended = command(lab, f"stun:{address}", "--json")
+    (told,) = json.loads(ended.stdout)["checks"]
+    assert (ended.returncode, told["state"]) == (3, "unreachable")
+    assert told["reason"]
+
+
 @pytest.mark.parametrize("depth", ["bind", "allocate", "permission"])
 def test_a_check_goes_as_deep_as_it_is_told(lab: Lab, depth: str) -> None:
     """This server grants everything and relays nothing."""
