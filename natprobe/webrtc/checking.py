@@ -25,10 +25,10 @@ from natprobe.webrtc.echo import echo, permit_own
 from natprobe.webrtc.ice_servers import IceServer, passed_over_by_aiortc, read_ice_servers
 from natprobe.webrtc.link import Link
 from natprobe.webrtc.outcome import Depth, IceServerCheck, IceServerState, Unusable
-from natprobe.webrtc.turn import TurnClient, TurnRefusal, software_of
+from natprobe.webrtc.turn import TurnClient, TurnRefusal, software_of, text
 
 TIMEOUT = 3.0
-_ASKING = 0.85
+_ASKING = 0.8
 """The part of the time that the questions have."""
 _RELEASING = 0.1
 """The part of the time that giving an allocation back has; what is left is for the closing of sockets."""
@@ -96,7 +96,8 @@ async def _check_url(server: IceServer, passed_over: str | None, order: _Order) 
     deadline = asyncio.get_running_loop().time() + order.timeout * _ASKING
 
     def outcome(unusable: Unusable) -> list[IceServerCheck]:
-        return [IceServerCheck(url.text, url.transport, None, unusable.state, unusable.reason, passed_over)]
+        found = (unusable.state, unusable.reason, server.username, passed_over)
+        return [IceServerCheck(url.text, url.transport, None, *found)]
 
     url = server.url
     if url.transport == "dtls" or server.credential_type != "password":
@@ -127,7 +128,7 @@ class _Check:
         self._approach = Approach(order.network, server.url, remote, order.tls)
         self._link: Link | None = None
         self._reached: Depth | None = None
-        self._found: dict[str, Any] = {"unsupported_by_aiortc": passed_over}
+        self._found: dict[str, Any] = {"username": server.username, "unsupported_by_aiortc": passed_over}
 
     async def run(self) -> IceServerCheck:
         """Check, within the deadline and a little, and tell what came of it."""
@@ -181,7 +182,7 @@ class _Check:
         try:
             await self._use(link, turn)
         finally:
-            self._found |= {"realm": turn.realm, "software": turn.software}
+            self._found |= {"realm": text(turn.realm), "software": turn.software}
             await self._release(turn)
 
     async def _use(self, link: Link, turn: TurnClient) -> None:

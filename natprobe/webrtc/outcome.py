@@ -79,6 +79,8 @@ class IceServerCheck:
     state: IceServerState
     reason: str | None = None
     """Why not, in one line; None if the server is usable."""
+    username: str | None = None
+    """As whom it was checked."""
     unsupported_by_aiortc: str | None = None
     """Why aiortc passes over this URL without a word, or refuses it; None where it would use it."""
     address: Endpoint | None = None

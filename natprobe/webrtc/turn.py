@@ -63,7 +63,7 @@ class TurnClient:
     """One client's allocation at one server; `release` gives it back, whether or not it is known to be there."""
 
     def __init__(self, link: Link, username: str | None, credential: str | None) -> None:
-        self.realm: str | None = None
+        self.realm: bytes | None = None
         self.software: str | None = None
         self._link = link
         self._username, self._credential = username, credential
@@ -133,15 +133,14 @@ class TurnClient:
     def _credentials(self) -> tuple[Attribute, ...]:
         if self._key is None:
             return ()
-        values = {Type.USERNAME: self._username, Type.REALM: self.realm}
-        texts = (Attribute(type_, (value or "").encode()) for type_, value in values.items())
-        return (*texts, Attribute(Type.NONCE, self.nonce or b""))
+        username = (self._username or "").encode()
+        values = {Type.USERNAME: username, Type.REALM: self.realm, Type.NONCE: self.nonce}
+        return tuple(Attribute(type_, value or b"") for type_, value in values.items())
 
     def _take_challenge(self, reply: Message) -> bool:
         """Take realm and nonce from an error; return whether there is anything to answer them with."""
-        realm, nonce = reply.value(Type.REALM), reply.value(Type.NONCE)
-        if realm is not None:
-            self.realm = realm.decode("utf-8", "replace")
+        nonce = reply.value(Type.NONCE)
+        self.realm = reply.value(Type.REALM) or self.realm
         if self.realm is None or nonce is None or self._username is None or self._credential is None:
             return False
         self.nonce = nonce
@@ -151,8 +150,12 @@ class TurnClient:
 
 def software_of(message: Message) -> str | None:
     """Return what a server calls itself (RFC 8489 §14.14), if it says so."""
-    software = message.value(Type.SOFTWARE)
-    return software.decode("utf-8", "replace").rstrip("\0") if software else None
+    return text(message.value(Type.SOFTWARE))
+
+
+def text(value: bytes | None) -> str | None:
+    """Return what a server has written, as far as it can be read."""
+    return value.decode("utf-8", "replace").rstrip("\0") if value else None
 
 
 def _to(peer: Endpoint, message: Message) -> Message:
