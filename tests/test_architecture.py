@@ -23,6 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "descriptors": set(),
     "stun": GROUND,
     "extensions": GROUND | {"stun"},
+    "integrity": GROUND | {"stun"},
     "observation": VOCABULARY,
     "server": GROUND | {"stun", "extensions", "observation"},
     "silence": GROUND | {"observation"},
@@ -40,8 +41,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reflector": WIRE | {"descriptors"},
     "reuse": FACTS | {"network", "sockets", "conversation", "descriptors", "inference"},
     "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
+    "webrtc": FACTS | {"integrity", "network", "sockets", "exchange"},
     "views": FACTS | {"inference", "report"},
-    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "reuse", "lab", "views"},
+    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "reuse", "lab", "views", "webrtc"},
     "__init__": FACTS | {"inference", "report", "run"},
     "__main__": {"cli"},
 }
@@ -51,6 +53,7 @@ PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "draws", "report"),
     *("reuse/facts", "reuse/conclusions", "reuse/capacity"),
     *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
+    *("integrity", "webrtc/outcome", "webrtc/ice_servers", "webrtc/choosing", "webrtc/certificate"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]
 WAITING = {"asyncio", "socket", "time", "select", "threading", "subprocess", "asyncio_dgram"}
