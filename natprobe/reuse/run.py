@@ -155,13 +155,18 @@ async def _greet(network: HostNetwork, local: Endpoint, server: Endpoint) -> _To
 
 
 def _doors(told: Sequence[_Told]) -> Doors:
-    """Return what there is to connect to, of one address and the next in turn, so that none bears more than others."""
+    """Return what there is to connect to, of one address and the next in turn, so that none bears more than others.
+
+    Of a server with destinations these alone: at its other ports a connection may not be idle for long.
+    """
     columns: dict[Address, dict[Endpoint, None]] = {}
     for one in told:
         own = one.server.contacted
         column = columns.setdefault(own.address, {})
-        column |= dict.fromkeys(listening for listening in one.server.listens if listening.address == own.address)
-        column |= dict.fromkeys(map(own.with_port, one.destinations.ports if one.destinations else ()))
+        if one.destinations:
+            column |= dict.fromkeys(map(own.with_port, one.destinations.ports))
+        else:
+            column |= dict.fromkeys(listening for listening in one.server.listens if listening.address == own.address)
     rows = itertools.zip_longest(*columns.values())
     endpoints = tuple(endpoint for row in rows for endpoint in row if endpoint is not None)
     rooms = {one.instance: one.destinations.most for one in told if one.destinations}
