@@ -5,7 +5,7 @@
 In the namespace lab, behind one NAT with one external address, as the kernel ships it (``linux-masquerade``): two hosts
 connect from one local port each, both the same, to as many destinations as it takes; each connection is proven alive by
 an exchange after the last one of all was opened. Then the same from behind a NAT that shares no port, where it ends at
-the pool. 131,072 connections, twice the number of ports that there are, take two or three minutes and 3 GB; the
+the pool. 131,072 connections, twice the number of ports that there are, take two to five minutes and 2 GB; the
 processes are many because a process may have 20,000 files open here. Nothing leaves the machine, nothing is changed on
 it, and the end, Ctrl-C included, takes everything down.
 """
@@ -285,4 +285,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
