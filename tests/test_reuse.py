@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -405,6 +406,24 @@ async def test_the_limit_of_open_files_is_named_where_it_ends_there(reflector: R
     assert "socket failed" in out
     assert "(EMFILE)" in out
     assert "ulimit -n raises it" in out
+
+
+@pytest.mark.slow
+async def test_ctrl_c_gives_all_of_them_up(reflector: Reflector) -> None:
+    live = reflector._streams.destinations.live
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "natprobe", "reuse", "-s", name(reflector), "--connections", "200"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(10):
+        while len(live) < 50:
+            await asyncio.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        assert await process.communicate() == (b"", b"")
+        while live:
+            await asyncio.sleep(0)
+    assert process.returncode == 130
 
 
 @pytest.mark.slow
