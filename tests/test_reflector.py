@@ -436,6 +436,25 @@ async def test_an_open_file_too_many_is_told_with_what_to_do(monkeypatch: pytest
         assert reflector.held == 4644 - 4644 // 8
 
 
+async def test_out_of_descriptors_it_rests_and_then_goes_on(
+    reflector: Reflector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("natprobe.reflector.transport._REST", 0.02)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with reusable() as waiting:
+        try:
+            os.close(next_one := os.dup(waiting.fileno()))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, limits[1]))
+            await asyncio.get_running_loop().sock_connect(waiting, reflector.site.listening[0].sockaddr)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await Asker(waiting, reflector.site.listening[0]).ask(FILLER)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        _, source = await Asker(waiting, reflector.site.listening[0]).hear()
+        assert source == reflector.site.listening[0]
+
+
 def test_destinations_are_others_than_the_ports() -> None:
     with pytest.raises(ValueError, match="are others than its ports"):
         Reflector(["127.0.0.1"], destinations=range(3000, 4000))

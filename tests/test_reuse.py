@@ -18,14 +18,26 @@ from pathlib import Path
 import pytest
 
 from natprobe import extensions, stun
-from natprobe.endpoint import Endpoint
+from natprobe.endpoint import Endpoint, parse_address
 from natprobe.errors import AddressBusy, CannotRun, NoServerAnswered
 from natprobe.extensions import Extension, Source
 from natprobe.reflector import Reflector
 from natprobe.reuse import hold
 from natprobe.reuse.capacity import capacity
 from natprobe.reuse.conclusions import outside, why_ended
-from natprobe.reuse.facts import CLOSED, SILENCE, Failure, Holding, Method, Opened, Stage, Step, external, steps
+from natprobe.reuse.facts import (
+    CLOSED,
+    SILENCE,
+    External,
+    Failure,
+    Holding,
+    Method,
+    Opened,
+    Stage,
+    Step,
+    external,
+    steps,
+)
 from natprobe.reuse.methods import choose
 from natprobe.stun import Attribute, Class, Message
 
@@ -128,11 +140,24 @@ SILENT = failed(Stage.HANDSHAKE, SILENCE)
 
 
 def test_a_pool_that_is_used_up_is_told_from_any_other_limit() -> None:
-    assert "shares no port between destinations, and has no other than these 4" in why_ended(
-        holding(1, 2, 3, 4, failures=SILENT)
-    )
     assert why_ended(holding(1, 1, 1, 1, failures=SILENT)).endswith("of connections or of the memory for them")
     assert why_ended(holding(40000, failures=SILENT)).endswith("of connections or of the memory for them")
+    used_up = why_ended(holding(1, 2, 3, 4, failures=SILENT))
+    assert "a NAT shares no port between destinations and has none for this host but these 4;" in used_up
+
+
+@pytest.mark.parametrize(
+    ("opened", "highest", "said"),
+    [
+        (2000, 42999, "a limit on connections would look alike, with ports that are given out in sequence"),
+        (64, 64_000, "none need come twice (chance 96.9%)"),
+        (2000, 64_000, "would have left a port that comes twice, if they are drawn at random (chance of none: 4e-14)"),
+    ],
+)
+def test_how_sure_that_is_hangs_on_how_many_there_were(opened: int, highest: int, said: str) -> None:
+    one = External(parse_address("198.51.100.1"), opened, opened, 1, 41000, highest, ())
+    many = holding(opened=opened, alive=opened, wanted=9999, external=(one,), failures=SILENT)
+    assert why_ended(many).endswith(said)
 
 
 def test_the_pool_is_not_blamed_where_the_connections_died_too() -> None:
@@ -431,6 +456,7 @@ async def test_ctrl_c_gives_all_of_them_up(reflector: Reflector) -> None:
     ("arguments", "said"),
     [
         (["--connections", "many"], "'many' is no number"),
+        (["--connections", "inf"], "'inf' is no number"),
         (["--busiest-share", "0"], "the share of the busiest destination"),
         (["--port", "70000"], "'70000' is no port number"),
     ],

@@ -114,10 +114,15 @@ async def _knock(servers: Sequence[str], source: str | None) -> tuple[Doors, Add
     if failure := next((told for told in found if isinstance(told, NoServerAnswered)), None):
         raise failure
     told = [one for one in found if not isinstance(one, NoServerAnswered)]
-    known = {endpoint.address for endpoint in contacted}
-    others = {other.address: other for one in told for other in one.server.listens if other.address not in known}
-    more = await asyncio.gather(*map(greet, others.values()))
+    alternates = {alternate for one in told if (alternate := _alternate(one.server, contacted))}
+    more = await asyncio.gather(*map(greet, alternates))
     return _doors([*told, *(one for one in more if not isinstance(one, NoServerAnswered))]), address
+
+
+def _alternate(server: Server, contacted: Sequence[Endpoint]) -> Endpoint | None:
+    """Return the endpoint at which to greet the alternate address of a server, of which there is one at most."""
+    known = {endpoint.address for endpoint in contacted}
+    return next((listening for listening in server.listens if listening.address not in known), None)
 
 
 async def _endpoint(network: HostNetwork, server: str, versions: Sequence[int]) -> Endpoint:

@@ -39,4 +39,4 @@ def test_one_external_address_carries_what_two_hosts_hold_and_an_exclusive_pool_
     assert exclusive["wanted"] == CONNECTIONS
     assert exclusive["alive"] == exclusive["opened"] == exclusive["counted"] == SLOTS - GREETINGS
     assert exclusive["external"][0]["ports"] == exclusive["opened"]
-    assert "the NAT shares no port between destinations" in exclusive["ended"]
+    assert "as where a NAT shares no port between destinations" in exclusive["ended"]

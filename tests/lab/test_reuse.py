@@ -53,7 +53,7 @@ def test_few_destinations_are_the_end_and_how_to_have_more_is_told(lab: Lab) -> 
 
 def test_a_refusal_on_the_way_is_told_by_its_name(lab: Lab) -> None:
     lab.apply("home", PRESETS["linux-masquerade"])
-    refusing = "tcp dport 5050-5099 ct state new reject with icmp host-unreachable"
+    refusing = "tcp dport 9050-9099 ct state new reject with icmp host-unreachable"
     chain = f"chain pass {{ type filter hook forward priority -10; {refusing}\n }}"
     lab.must("home", ["nft", "-f", "-"], stdin=f"table ip refusing {{ {chain}\n}}\n")
     try:
