@@ -41,6 +41,8 @@ class Doors:
     room: int | None
     own: bool
     """Whether all of it is natprobe's reflectors'."""
+    unanswered: tuple[str, ...]
+    """Of the servers that did not answer: which and how."""
 
 
 async def hold(
@@ -94,6 +96,7 @@ async def hold(
             steps=steps(holder.opened),
             failures=holder.failures,
             external=external(holder.mappings),
+            unanswered=doors.unanswered,
         )
 
 
@@ -111,12 +114,12 @@ async def _knock(servers: Sequence[str], source: str | None) -> tuple[Doors, Add
     address = parse_address(source) if source else await network.source_for(contacted[0])
     greet = partial(_greet, network, Endpoint(address, 0))
     found = await asyncio.gather(*map(greet, contacted))
-    if failure := next((told for told in found if isinstance(told, NoServerAnswered)), None):
-        raise failure
-    told = [one for one in found if not isinstance(one, NoServerAnswered)]
+    told, unanswered = [one for one in found if isinstance(one, _Told)], [one for one in found if isinstance(one, str)]
+    if not told:
+        raise NoServerAnswered("; ".join(unanswered))
     alternates = {alternate for one in told if (alternate := _alternate(one.server, contacted))}
     more = await asyncio.gather(*map(greet, alternates))
-    return _doors([*told, *(one for one in more if not isinstance(one, NoServerAnswered))]), address
+    return _doors([*told, *(one for one in more if isinstance(one, _Told))], unanswered), address
 
 
 def _alternate(server: Server, contacted: Sequence[Endpoint]) -> Endpoint | None:
@@ -144,14 +147,15 @@ class _Told:
     destinations: Destinations | None
 
 
-async def _greet(network: HostNetwork, local: Endpoint, server: Endpoint) -> _Told | NoServerAnswered:
+async def _greet(network: HostNetwork, local: Endpoint, server: Endpoint) -> _Told | str:
+    """Return what a server says of itself, or how it did not answer."""
     conversation = await Conversation.open(network, network.now(), local, server)
     try:
         hello = await conversation.ask(Purpose.HELLO, cookie_attribute(), filler_attribute(384))
     finally:
         conversation.close()
     if not hello.answered:
-        return NoServerAnswered(f"{server} did not answer over TCP ({hello.detail or hello.outcome})")
+        return f"{server} did not answer over TCP ({hello.detail or hello.outcome})"
     value = conversation.reply.value(Extension.DESTINATIONS) if conversation.reply else None
     destinations = None
     with suppress(MalformedMessage):
@@ -159,7 +163,7 @@ async def _greet(network: HostNetwork, local: Endpoint, server: Endpoint) -> _To
     return _Told(describe(hello), hello.instance, destinations)
 
 
-def _doors(told: Sequence[_Told]) -> Doors:
+def _doors(told: Sequence[_Told], unanswered: Sequence[str]) -> Doors:
     """Return what there is to connect to, of one address and the next in turn, so that none bears more than others.
 
     Of a server with destinations these alone: at its other ports a connection may not be idle for long.
@@ -175,4 +179,5 @@ def _doors(told: Sequence[_Told]) -> Doors:
     rows = itertools.zip_longest(*columns.values())
     endpoints = tuple(endpoint for row in rows for endpoint in row if endpoint is not None)
     rooms = {one.instance: one.destinations.most for one in told if one.destinations}
-    return Doors(endpoints, sum(rooms.values()) if rooms else None, all(o.server.kind is Kind.NATPROBE for o in told))
+    reflectors = all(one.server.kind is Kind.NATPROBE for one in told)
+    return Doors(endpoints, sum(rooms.values()) if rooms else None, reflectors, tuple(unanswered))
