@@ -32,21 +32,30 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probes": FACTS | {"network", "exchange", "conversation"},
     "inference": FACTS,
     "report": FACTS | {"inference"},
+    "traversal": FACTS | {"inference", "report"},
     "public": GROUND,
     "run": FACTS | {"network", "sockets", "probes", "report", "version"},
     "schema": FACTS | {"inference", "report"},
     "reflector": WIRE,
     "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
-    "views": FACTS | {"inference", "report"},
-    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "views"},
-    "__init__": FACTS | {"inference", "report", "run"},
+    "views": FACTS | {"inference", "report", "traversal"},
+    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "traversal", "views"},
+    "__init__": FACTS | {"inference", "report", "run", "traversal"},
     "__main__": {"cli"},
 }
 """Arrows run downward only; probes and inference meet in ``run`` alone; nothing but the command line uses the lab."""
 
 PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
-    *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
+    *(
+        "inference",
+        "traversal",
+        "reflector/rules",
+        "reflector/layout",
+        "reflector/budget",
+        "lab/policy",
+        "lab/nftables",
+    ),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]
 WAITING = {"asyncio", "socket", "time", "select", "threading", "subprocess", "asyncio_dgram"}
