@@ -12,6 +12,7 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
 import struct
 import sys
 from collections.abc import Iterator
@@ -95,6 +96,16 @@ class HostNetwork:
             sock.close()
             raise AddressBusy(_bind_failure(local, wrong)) from None
         return _HostListener(sock)
+
+
+async def start_tls(stream: Stream, context: ssl.SSLContext, server_name: str) -> bytes | None:
+    """Speak TLS on a connection of this module's from now on; return the server's certificate (DER).
+
+    Raises ssl.SSLError where the two do not agree, OSError or EOFError where the connection ends before.
+    """
+    assert isinstance(stream, _HostStream)
+    await stream.start_tls(context, server_name)
+    return stream.certificate
 
 
 class _HostDatagrams:
@@ -183,6 +194,15 @@ class _HostStream:
             return ended.partial
         except OSError:
             return b""
+
+    async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
+        await self._writer.start_tls(context, server_hostname=server_name)
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The server's, once TLS is spoken."""
+        tls: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        return tls.getpeercert(binary_form=True)
 
     def close(self) -> None:
         self._writer.close()

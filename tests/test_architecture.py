@@ -22,6 +22,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "behaviour": {"endpoint"},
     "stun": GROUND,
     "extensions": GROUND | {"stun"},
+    "integrity": GROUND | {"stun"},
     "observation": VOCABULARY,
     "server": GROUND | {"stun", "extensions", "observation"},
     "silence": GROUND | {"observation"},
@@ -37,9 +38,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": FACTS | {"network", "sockets", "probes", "report", "version"},
     "schema": FACTS | {"inference", "report"},
     "reflector": WIRE,
-    "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
+    "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector", "webrtc"},
+    "webrtc": FACTS
+    | {"integrity", "network", "sockets", "exchange", "inference", "report", "run", "schema", "traversal", "version"},
     "views": FACTS | {"inference", "report", "traversal"},
-    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "traversal", "views"},
+    "cli": FACTS
+    | {"version", "inference", "report", "run", "public", "reflector", "lab", "traversal", "views", "webrtc"},
     "__init__": FACTS | {"inference", "report", "run", "traversal"},
     "__main__": {"cli"},
 }
@@ -47,15 +51,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 
 PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
-    *(
-        "inference",
-        "traversal",
-        "reflector/rules",
-        "reflector/layout",
-        "reflector/budget",
-        "lab/policy",
-        "lab/nftables",
-    ),
+    *("inference", "traversal", "reflector/rules", "reflector/layout", "reflector/budget"),
+    *("integrity", "webrtc/outcome", "webrtc/ice_servers", "webrtc/choosing", "webrtc/certificate"),
+    *("webrtc/ice", "webrtc/stats", "webrtc/findings", "webrtc/explanation"),
+    *("lab/policy", "lab/nftables"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]
 WAITING = {"asyncio", "socket", "time", "select", "threading", "subprocess", "asyncio_dgram"}
