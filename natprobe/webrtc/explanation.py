@@ -247,26 +247,32 @@ def _nats(transport: IceTransport, known: Knowledge, servers: Sequence[Finding])
     elif not _all_failed(transport.pairs):
         return
     elif path and path.outcome is Traversal.DIRECT:
-        yield _unanswered(transport, path)
+        yield _unanswered(transport, known, path)
     elif path:
         yield Finding(Cause.UNDETERMINED, Certainty.NOT_DETERMINED, _sides(path), path.advice)
     elif not blocked:
         yield from _without_both_reports(transport, known)
 
 
-def _unanswered(transport: IceTransport, path: PathPrediction) -> Finding:
+def _unanswered(transport: IceTransport, known: Knowledge, path: PathPrediction) -> Finding:
     """Both NATs would let the checks pass, and yet none was answered."""
-    if transport.stun is None and transport.turn is None:
+    if transport.stun is None and transport.turn is None and _is_hidden(known.mine):
         return _no_server(f"though {_sides(path)}")
-    if not transport.has_remote(CandidateType.SERVER_REFLEXIVE):
+    outside = (CandidateType.SERVER_REFLEXIVE, CandidateType.RELAY)
+    if _is_hidden(known.theirs) and not any(map(transport.has_remote, outside)):
         reason = f"the peer gave no address that can be reached from outside, though {_sides(path)}"
         return Finding(Cause.PEER_SILENT, Certainty.CONFIRMED, reason, "Give the peer a STUN server that answers.")
-    reason = (
-        f"no check was answered, though {_sides(path)}: the peer was not there, or its ufrag and password are not these"
-    )
-    return Finding(
-        Cause.PEER_SILENT, path.certainty, reason, "See that both connect at the same time, and the signalling."
-    )
+    if path.certainty is Certainty.LIKELY:  # what is not sure about the path is then the likeliest cause
+        reason = f"no check was answered, though the reports let expect it: {_sides(path)}"
+        return Finding(Cause.TIMING, Certainty.LIKELY, reason, path.advice)
+    reason = f"no check was answered, though {_sides(path)}: the peer was not there, or its credentials are not these"
+    advice = "See that both connect at the same time, with the ufrag and password of each other."
+    return Finding(Cause.PEER_SILENT, Certainty.LIKELY, reason, advice)
+
+
+def _is_hidden(report: Report | None) -> bool:
+    """Whether a side has an address of its own that is not seen from outside."""
+    return any(profile.translated.value for profile in _udp(report))
 
 
 def _no_server(though: str) -> Finding:
@@ -293,7 +299,7 @@ def _without_both_reports(transport: IceTransport, known: Knowledge) -> Iterator
         yield Finding(Cause.NAT_PAIR, Certainty.LIKELY, f"{reason}: its mapping depends on the destination", _CLASSIFY)
     elif transport.stun is None and transport.turn is None:
         yield _no_server("and none of the peer's checks reached one of them")
-    elif not any(transport.has_remote(kind) for kind in (CandidateType.SERVER_REFLEXIVE, CandidateType.RELAY)):
+    elif not any(map(transport.has_remote, (CandidateType.SERVER_REFLEXIVE, CandidateType.RELAY))):
         reason = "the peer offered only its own addresses, which cannot be reached from here"
         yield Finding(Cause.PEER_SILENT, Certainty.LIKELY, reason, "Give the peer a STUN server that answers.")
     else:

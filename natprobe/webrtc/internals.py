@@ -1,7 +1,7 @@
 """All that reaches into the private parts of aioice and aiortc: what neither of them tells an application.
 
-Tried with aioice 0.10 to 0.13 and aiortc 1.9 to 1.16, to which the package is bound; `tests/test_internals.py`
-fails where a part has gone. The rest of natprobe sees `ice.IceTransport` values only, and the steps that `listen` reports.
+Tried with aioice 0.10 to 0.13 and aiortc 1.9 to 1.16, to which the package is bound; where a part has gone,
+`tests/test_internals.py` fails. The rest of natprobe sees `ice.IceTransport` values, and the steps that `listen` tells.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import cache, wraps
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import aioice.stun
 import aioice.turn
@@ -62,7 +61,7 @@ def _transport(connection: Connection, description: str) -> IceTransport:
     pairs = {id(pair): _pair(connection, pair) for pair in connection._check_list}
     remote = tuple(_candidate(candidate) for candidate in connection._remote_candidates)
     ports = {candidate.port for candidate in remote}
-    record = _records.get(connection)
+    record = _record(connection)
     return IceTransport(
         id=transport_id(connection),
         controlling=connection.ice_controlling,
@@ -197,7 +196,18 @@ class _Record:
     """Consent checks in a row that were not answered."""
 
 
-_records: WeakKeyDictionary[Connection, _Record] = WeakKeyDictionary()
+def _record(connection: Connection) -> _Record | None:
+    """Return the record of a connection, which goes where the connection goes."""
+    return vars(connection).get(_RECORD)
+
+
+def _kept(connection: Connection) -> _Record:
+    """Return the record of a connection that was listened to."""
+    record: _Record = vars(connection)[_RECORD]
+    return record
+
+
+_RECORD = "_natprobe"
 _gathering: ContextVar[Connection | None] = ContextVar("natprobe gathering", default=None)
 """For whom the running task gathers: TURN allocations of aioice do not know their connection."""
 
@@ -205,7 +215,7 @@ _gathering: ContextVar[Connection | None] = ContextVar("natprobe gathering", def
 def listen(connection: Connection, listener: Listener) -> None:
     """Have ``listener`` told of each step of a connection from now on, until `unlisten`."""
     _tap_transactions()
-    record = _records.setdefault(connection, _Record())
+    record: _Record = vars(connection).setdefault(_RECORD, _Record())
     if not record.listeners:
         for name, wrap in _WRAPPERS.items():
             setattr(connection, name, wrap(connection, getattr(connection, name)))
@@ -214,7 +224,7 @@ def listen(connection: Connection, listener: Listener) -> None:
 
 def unlisten(connection: Connection, listener: Listener) -> None:
     """Undo `listen`; the connection is then as aioice made it."""
-    record = _records[connection]
+    record = _kept(connection)
     record.listeners.remove(listener)
     if not record.listeners:
         for name in _WRAPPERS:
@@ -222,7 +232,7 @@ def unlisten(connection: Connection, listener: Listener) -> None:
 
 
 def _tell(connection: Connection, step: Step, subject: str = "", detail: str = "") -> None:
-    for listener in [*_records[connection].listeners]:
+    for listener in [*_kept(connection).listeners]:
         listener(connection, step, subject, detail)
 
 
@@ -250,7 +260,7 @@ def _note_unasked(connection: Connection) -> None:
     """A STUN server that was not even asked has a name that stands for nothing, or there was no IPv4 to ask from."""
     url = stun_url(connection)
     kinds = {candidate.type for candidate in connection._local_candidates}
-    record = _records[connection]
+    record = _kept(connection)
     if (
         url
         and "srflx" not in kinds
@@ -335,7 +345,7 @@ def _tap_transactions() -> None:
 
 
 def _is_heard(connection: Connection) -> bool:
-    record = _records.get(connection)
+    record = _record(connection)
     return bool(record and record.listeners)
 
 
@@ -347,17 +357,17 @@ async def _ask(connection: Connection, url: str | None, asking: Any) -> Any:
     try:
         answer = await asking
     except BaseException as failure:
-        reason = _records[connection].failures[url] = why(failure, loop.time() - began)
+        reason = _kept(connection).failures[url] = why(failure, loop.time() - began)
         _tell(connection, Step.SERVER_FAILED, url, reason)
         raise
-    _records[connection].failures.pop(url, None)
+    _kept(connection).failures.pop(url, None)
     _tell(connection, Step.SERVER_ANSWERED, url, f"after {(loop.time() - began) * 1000:.0f} ms")
     return answer
 
 
 async def _check(connection: Connection, options: dict[str, Any], checking: Any) -> Any:
     """Await a connectivity check, or a consent check, which alone is never repeated (RFC 7675 §5.1)."""
-    record = _records[connection]
+    record = _kept(connection)
     is_consent = options.get("retransmissions") == 0
     if not is_consent and not record.checked:
         record.checked = True

@@ -11,7 +11,7 @@ from aioice import Connection
 
 from natprobe.report import Report
 from natprobe.webrtc.diagnosis import explain
-from natprobe.webrtc.explanation import Cause
+from natprobe.webrtc.findings import Cause
 from natprobe.webrtc.internals import connections, listen, transport_id, unlisten
 from natprobe.webrtc.steps import Step
 
