@@ -3,8 +3,8 @@
     prediction = natprobe.predict(mine, theirs)
     prediction.udp.outcome         # Traversal.DIRECT
 
-Pure, and with no list of special cases: two NATs in symbols are tried (``model``), with every behaviour that the reports
-leave room for (``judging``), and what came of it is put in words (``reasons``).
+Pure, and with no list of special cases: two NATs in symbols are tried (``model``) with every behaviour that the
+reports leave room for (``judging``), and what came of it is put in words (``reasons``).
 """
 
 from __future__ import annotations

@@ -148,9 +148,9 @@ def _same_nat(a: Side, b: Side) -> PathPrediction:
     shared = listing(sorted(a.outside & b.outside, key=str))
     fit = "fit" if _fit_one_lan(a, b) else "do not fit"
     reason = (
-        f"both are seen as {shared}, so no packet between them need leave it: on one LAN they reach each other by their "
-        f"own addresses (A {a.host or 'unknown'}, B {b.host or 'unknown'}: these {fit} one LAN), and otherwise "
-        "that NAT has to turn packets around (hairpinning), which was not tested"
+        f"both are seen as {shared}: on one LAN they reach each other by their own addresses "
+        f"(A {a.host or 'unknown'}, B {b.host or 'unknown'}: these {fit} one LAN), and otherwise "
+        "their NAT has to turn packets around (hairpinning), which was not tested"
     )
     advice = "Offer host candidates (in a browser they may be hidden as .local names), and a relay in case."
     return PathPrediction(a.protocol, a.version, Traversal.SAME_NAT, Certainty.LIKELY, reason, advice, "host-host")
