@@ -19,7 +19,9 @@ from natprobe.inference.facts import listing
 from natprobe.observation import to_json
 from natprobe.report import Report
 from natprobe.traversal.judging import PathPrediction, Side, judge
-from natprobe.traversal.model import Traversal
+from natprobe.traversal.model import Order, Traversal
+
+__all__ = ["Order", "PathPrediction", "Prediction", "Traversal", "predict"]
 
 SCHEMA = "natprobe.prediction/1"
 _RANKS = list(Traversal)
