@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from natprobe.behaviour import Dependence, Protocol, Verdict
+from natprobe.behaviour import Dependence, Protocol, Treatment, Verdict
 from natprobe.endpoint import Endpoint
 from natprobe.inference.concurrency import Concurrent, judge_concurrency
 from natprobe.inference.facts import Facts
@@ -26,6 +26,7 @@ class Profile:
     filtering: Verdict[Dependence]
     concurrent: Verdict[Concurrent] | None = None
     unsolicited_remap: Verdict[bool] | None = None
+    unsolicited_syn: Verdict[Treatment] | None = None
 
     @property
     def settled(self) -> bool:

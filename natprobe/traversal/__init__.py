@@ -3,8 +3,8 @@
     prediction = natprobe.predict(mine, theirs)
     prediction.udp.outcome         # Traversal.DIRECT
 
-Pure, and with no list of special cases: two NATs in symbols are tried (``model``), with every behaviour that the reports
-leave room for (``judging``), and what came of it is put in words (``reasons``).
+Pure, and with no list of special cases: two NATs in symbols are tried (``model``) with every behaviour that the
+reports leave room for (``judging``), and what came of it is put in words (``reasons``).
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from natprobe.inference.facts import listing
 from natprobe.observation import to_json
 from natprobe.report import Report
 from natprobe.traversal.judging import PathPrediction, Side, judge
-from natprobe.traversal.model import Traversal
+from natprobe.traversal.model import Order, Traversal
+
+__all__ = ["Order", "PathPrediction", "Prediction", "Traversal", "predict"]
 
 SCHEMA = "natprobe.prediction/1"
 _RANKS = list(Traversal)

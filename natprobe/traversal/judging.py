@@ -13,7 +13,7 @@ from ipaddress import ip_network
 from itertools import combinations, product
 from typing import Any
 
-from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict
+from natprobe.behaviour import Certainty, Dependence, Protocol, Treatment, Verdict
 from natprobe.endpoint import Address
 from natprobe.inference import Profile
 from natprobe.inference.candidates import TOLD_APART
@@ -86,10 +86,19 @@ class Side:
         known = [verdict.certainty for verdict in self.core.values() if verdict.determined]
         return max(known, key=_FROM_BEST.index, default=Certainty.LIKELY)
 
+    @property
+    def refusal(self) -> Refusal | None:
+        """What a packet that is refused does beside; None where that was not tested or is not determined."""
+        remap, syn = self.profile.unsolicited_remap, self.profile.unsolicited_syn
+        if self.protocol is Protocol.UDP and remap and remap.value is not None:
+            return Refusal.REMAPS if remap.value else Refusal.NOTHING
+        if self.protocol is Protocol.TCP and syn and syn.value is not None:
+            return Refusal.NOTHING if syn.value is Treatment.DROPPED else Refusal.RESETS
+        return None
+
     def behaviours(self) -> Iterator[Behaviour]:
         """Yield what the path may do, after the core verdicts: one behaviour if all of them are determined."""
-        remaps = self.profile.unsolicited_remap
-        refusal = Refusal.REMAPS if remaps and remaps.value else Refusal.NOTHING
+        refusal = self.refusal or Refusal.NOTHING
         translated, mapping, filtering = (verdict.value for verdict in self.core.values())
         for translates in (True, False) if translated is None else (translated,):
             mappings = (mapping,) if mapping else TOLD_APART if translates else (_INDEPENDENT,)
@@ -99,12 +108,12 @@ class Side:
     def untested(self, usual: Behaviour) -> dict[str, Any]:
         """Return what else could be: fields of a behaviour that no verdict tells, each with the unusual value."""
         other: dict[str, Any] = {}
-        remaps = self.profile.unsolicited_remap
         if self.protocol is Protocol.TCP:
-            other["refusal"] = Refusal.RESETS
             if usual.filtering is Dependence.ADDRESS_AND_PORT_DEPENDENT:
                 other["filtering"] = Dependence.CONNECTION_DEPENDENT
-        elif usual.translated and (remaps is None or not remaps.determined):
+            if self.refusal is None:
+                other["refusal"] = Refusal.RESETS
+        elif self.refusal is None and usual.translated:
             other["refusal"] = Refusal.REMAPS
         if usual.translated and usual.mapping is not _INDEPENDENT:
             other["returns"] = False
@@ -148,9 +157,9 @@ def _same_nat(a: Side, b: Side) -> PathPrediction:
     shared = listing(sorted(a.outside & b.outside, key=str))
     fit = "fit" if _fit_one_lan(a, b) else "do not fit"
     reason = (
-        f"both are seen as {shared}, so no packet between them need leave it: on one LAN they reach each other by their "
-        f"own addresses (A {a.host or 'unknown'}, B {b.host or 'unknown'}: these {fit} one LAN), and otherwise "
-        "that NAT has to turn packets around (hairpinning), which was not tested"
+        f"both are seen as {shared}: on one LAN they reach each other by their own addresses "
+        f"(A {a.host or 'unknown'}, B {b.host or 'unknown'}: these {fit} one LAN), and otherwise "
+        "their NAT has to turn packets around (hairpinning), which was not tested"
     )
     advice = "Offer host candidates (in a browser they may be hidden as .local names), and a relay in case."
     return PathPrediction(a.protocol, a.version, Traversal.SAME_NAT, Certainty.LIKELY, reason, advice, "host-host")

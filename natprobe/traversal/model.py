@@ -57,8 +57,8 @@ class Behaviour:
     returns: bool = True
     """Whether the answer to a packet that was let in leaves by the mapping through which that came.
 
-    It does where sessions are kept; RFC 4787 §4.1 does not say. Otherwise a mapping that depends on the destination
-    answers from where nobody asked.
+    It does where sessions are kept (Linux changes the port of the sender, as the receiver sees it, if it must).
+    Otherwise a mapping that depends on the destination answers from where nobody asked: RFC 4787 §4.1 does not say.
     """
 
 
@@ -135,8 +135,6 @@ class _Peer:
             if self.behaviour.refusal is Refusal.REMAPS and self.sessions.get(source) != target:
                 self.occupied.add((target, source))
             return False
-        if self.behaviour.returns:
-            self.sessions.setdefault(source, target)
         self.remotes.setdefault(source, True)
         return True
 
@@ -187,4 +185,5 @@ def _check(sender: _Peer, receiver: _Peer, target: Endpoint) -> Endpoint | None:
         if receiver.behaviour.refusal is Refusal.RESETS:
             sender.give_up(target)
         return None
-    return source if receiver.send(source) == target else None
+    answered_from = target if receiver.behaviour.returns else receiver.send(source)
+    return source if answered_from == target else None
