@@ -16,9 +16,12 @@ _VALUE_SIZE = 20
 _SIZE = 4 + _VALUE_SIZE
 
 
-def long_term_key(username: str, realm: str, password: str) -> bytes:
-    """Return the key of a user's messages in a realm (RFC 8489 §9.2.2), without the preparation of RFC 8265."""
-    return hashlib.md5(f"{username}:{realm}:{password}".encode(), usedforsecurity=False).digest()
+def long_term_key(username: str, realm: bytes, password: str) -> bytes:
+    """Return the key of a user's messages in a realm (RFC 8489 §9.2.2), without the preparation of RFC 8265.
+
+    The realm is taken as the server has sent it.
+    """
+    return hashlib.md5(b":".join((username.encode(), realm, password.encode())), usedforsecurity=False).digest()
 
 
 def signed(message: Message, key: bytes) -> bytes:

@@ -15,8 +15,10 @@ import socket
 import ssl
 import struct
 import sys
-from collections.abc import Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 import asyncio_dgram
 from asyncio_dgram.aio import DatagramServer
@@ -24,6 +26,8 @@ from asyncio_dgram.aio import DatagramServer
 from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import AddressBusy, NameNotFound, NoRoute
 from natprobe.network import Datagram, Datagrams, Listener, Rejection, Stream
+
+_T = TypeVar("_T")
 
 # Linux has these; Python 3.11 does not name them.
 _RECVERR = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
@@ -54,7 +58,7 @@ class HostNetwork:
     async def resolve(self, host: str, version: int) -> tuple[Address, ...]:
         family = _family(version)
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, None, family=family, type=socket.SOCK_DGRAM)
+            found = await _in_thread(partial(socket.getaddrinfo, host, None, family=family, type=socket.SOCK_DGRAM))
         except OSError as wrong:
             raise NameNotFound(f"{host}: no IPv{version} address found ({wrong.strerror or wrong})") from None
         return tuple(dict.fromkeys(parse_address(str(sockaddr[0])) for *_, sockaddr in found))
@@ -233,6 +237,30 @@ class _HostListener:
             sock, remote = self._sock.accept()
             sock.setblocking(False)
             self._waiting.put_nowait((sock, _endpoint(remote)))
+
+
+async def _in_thread(function: Callable[[], _T]) -> _T:
+    """Return what a function that blocks returns, or raise what it raises.
+
+    Not in the loop's executor: a program's end waits for that, and a name server that is silent takes many seconds.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def settle(outcome: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(lambda: None if future.done() else outcome())
+
+    def work() -> None:
+        try:
+            result = function()
+        except Exception as failure:
+            settle(partial(future.set_exception, failure))
+        else:
+            settle(partial(future.set_result, result))
+
+    threading.Thread(target=work, daemon=True).start()
+    return await future
 
 
 def _family(version: int) -> socket.AddressFamily:

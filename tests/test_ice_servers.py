@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -228,7 +229,8 @@ def test_the_better_of_two_ip_versions_counts() -> None:
 
 def test_each_comes_back_as_it_was_given() -> None:
     with_aiortc = RTCIceServer(["turn:b.example", "turn:a.example"], "me", "secret")
-    checks = [found("turn:a.example", 1), found("turn:b.example", 2), found("stun:a.example")]
+    turns = [replace(found(f"turn:{name}.example", rtt_ms), username="me") for name, rtt_ms in (("a", 1), ("b", 2))]
+    checks = [*turns, found("stun:a.example")]
     assert choose_ice_servers([with_aiortc, {"urls": ["stun:a.example"], "x": 1}], checks) == [
         {"urls": "stun:a.example", "x": 1},
         RTCIceServer("turn:a.example", "me", "secret"),
@@ -237,9 +239,16 @@ def test_each_comes_back_as_it_was_given() -> None:
     assert with_aiortc.urls == ["turn:b.example", "turn:a.example"]
 
 
+def test_who_was_let_in_is_told_from_who_was_not() -> None:
+    servers = [RTCIceServer("turn:a.example", name, "secret") for name in ("you", "me")]
+    found_by = {"you": IceServerState.UNAUTHORIZED, "me": IceServerState.OK}
+    checks = [replace(found("turn:a.example", state=state), username=name) for name, state in found_by.items()]
+    assert choose_ice_servers(servers, checks) == servers[1:]
+
+
 def test_aiortc_takes_the_first_two_of_them() -> None:
     checks = [found("turns:a.example"), found("stun:[2001:db8::1]"), found("stun:b.example"), found("stuns:a.example")]
-    servers = [RTCIceServer(check.url, "me", "secret") for check in checks]
+    servers = [RTCIceServer(check.url) for check in checks]
     taken = connection_kwargs(choose_ice_servers(servers, checks))
     assert (taken["stun_server"], taken["turn_server"]) == (("b.example", 3478), ("a.example", 5349))
 

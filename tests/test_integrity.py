@@ -22,7 +22,7 @@ LONG_TERM = bytes.fromhex("""
     00 15 00 1c 66 2f 2f 34 39 39 6b 39 35 34 64 36 4f 4c 33 34 6f 4c 39 46 53 54 76 79 36 34 73 41
     00 14 00 0b 65 78 61 6d 70 6c 65 2e 6f 72 67 00
     00 08 00 14 f6 70 24 65 6d d6 4a 3e 02 b8 e0 71 2e 85 c9 a2 8c a8 96 66""")
-KEY = long_term_key("マトリックス", "example.org", "TheMatrIX")
+KEY = long_term_key("マトリックス", b"example.org", "TheMatrIX")
 
 # Types that both codecs carry as plain bytes or text.
 usernames = st.text(st.characters(min_codepoint=33, max_codepoint=0x3000), min_size=1, max_size=30)
@@ -51,7 +51,7 @@ def test_no_bit_may_change(place: int) -> None:
 
 
 def test_another_key_is_another_signature() -> None:
-    assert verified(LONG_TERM, long_term_key("マトリックス", "example.org", "TheMatrix")) is None
+    assert verified(LONG_TERM, long_term_key("マトリックス", b"example.org", "TheMatrix")) is None
 
 
 def test_what_is_not_signed_is_not_verified() -> None:
@@ -93,4 +93,6 @@ def test_natprobe_verifies_what_aioice_signs(username: str, nonce: bytes, key: b
 
 @given(usernames, usernames, usernames)
 def test_keys_are_those_of_aioice(username: str, realm: str, password: str) -> None:
-    assert long_term_key(username, realm, password) == aioice.turn.make_integrity_key(username, realm, password)
+    assert long_term_key(username, realm.encode(), password) == aioice.turn.make_integrity_key(
+        username, realm, password
+    )

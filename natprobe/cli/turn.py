@@ -28,9 +28,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def turn(
-    url: Annotated[
-        list[str], typer.Argument(metavar="URL...", help="stun:, stuns:, turn: or turns:, then HOST[:PORT].")
-    ],
+    url: Annotated[list[str], typer.Argument(metavar="URL", help="stun:, stuns:, turn: or turns:, then HOST[:PORT].")],
     *,
     username: Annotated[
         str | None, typer.Option(metavar="U", help="For TURN.", envvar="NATPROBE_TURN_USERNAME")

@@ -51,12 +51,12 @@ async def _first_address(network: HostNetwork, host: str, version: int) -> Addre
         return f"{host} is no name that a name server could know"
 
 
-async def _route(network: HostNetwork, remote: Endpoint) -> Endpoint | NoRoute:
+async def _route(network: HostNetwork, remote: Endpoint) -> Endpoint | str:
     """Return ``remote`` if this host has a route there, else what the system says."""
     try:
         await network.source_for(remote)
-    except NoRoute as none:
-        return none
+    except (NoRoute, OSError) as none:
+        return str(none)
     return remote
 
 

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 from natprobe.endpoint import Endpoint
-from natprobe.errors import MalformedMessage, NoRoute
+from natprobe.errors import CannotRun, MalformedMessage
 from natprobe.sockets import HostNetwork
 from natprobe.stun import request
 from natprobe.webrtc.approach import Approach, endpoints
@@ -25,10 +25,10 @@ from natprobe.webrtc.echo import echo, permit_own
 from natprobe.webrtc.ice_servers import IceServer, passed_over_by_aiortc, read_ice_servers
 from natprobe.webrtc.link import Link
 from natprobe.webrtc.outcome import Depth, IceServerCheck, IceServerState, Unusable
-from natprobe.webrtc.turn import TurnClient, TurnRefusal, software_of
+from natprobe.webrtc.turn import TurnClient, TurnRefusal, software_of, text
 
 TIMEOUT = 3.0
-_ASKING = 0.85
+_ASKING = 0.8
 """The part of the time that the questions have."""
 _RELEASING = 0.1
 """The part of the time that giving an allocation back has; what is left is for the closing of sockets."""
@@ -64,9 +64,8 @@ async def check_ice_servers(
     """
     wanted = read_ice_servers(servers)
     if tls is None and any(server.url.secure for server in wanted):
-        tls = await asyncio.to_thread(
-            ssl.create_default_context
-        )  # reads all authorities: 20 ms that nobody should wait
+        # It reads all the authorities there are: 20 ms in which the loop would stand still.
+        tls = await asyncio.to_thread(ssl.create_default_context)
     order = _Order(HostNetwork(), Depth(depth), timeout, tuple(versions), tls)
     checks = [
         _check_url(server, passed_over, order)
@@ -97,7 +96,8 @@ async def _check_url(server: IceServer, passed_over: str | None, order: _Order) 
     deadline = asyncio.get_running_loop().time() + order.timeout * _ASKING
 
     def outcome(unusable: Unusable) -> list[IceServerCheck]:
-        return [IceServerCheck(url.text, url.transport, None, unusable.state, unusable.reason, passed_over)]
+        found = (unusable.state, unusable.reason, server.username, passed_over)
+        return [IceServerCheck(url.text, url.transport, None, *found)]
 
     url = server.url
     if url.transport == "dtls" or server.credential_type != "password":
@@ -128,7 +128,7 @@ class _Check:
         self._approach = Approach(order.network, server.url, remote, order.tls)
         self._link: Link | None = None
         self._reached: Depth | None = None
-        self._found: dict[str, Any] = {"unsupported_by_aiortc": passed_over}
+        self._found: dict[str, Any] = {"username": server.username, "unsupported_by_aiortc": passed_over}
 
     async def run(self) -> IceServerCheck:
         """Check, within the deadline and a little, and tell what came of it."""
@@ -144,9 +144,9 @@ class _Check:
         except TurnRefusal as refused:
             state, reason = self._refused(refused)
         except MalformedMessage as wrong:
-            state, reason = IceServerState.ERROR, str(wrong)
-        except NoRoute as none:
-            state, reason = IceServerState.UNREACHABLE, str(none)
+            state, reason = IceServerState.ERROR, wrong.reason
+        except (CannotRun, OSError) as here:
+            state, reason = IceServerState.UNREACHABLE, str(here)
         return IceServerCheck(
             *(self._url.text, self._url.transport, self._remote.version, state, reason),
             address=self._remote,
@@ -170,7 +170,8 @@ class _Check:
         reply = await link.ask(request())
         self._found["software"] = software_of(reply)
         if reply.error:
-            raise TurnRefusal(*reply.error)
+            code, phrase = reply.error
+            raise Unusable(_STATES.get(code, IceServerState.ERROR), f"{code} {phrase}".strip())
         if reply.mapped is None:
             raise Unusable(IceServerState.ERROR, "it answered without saying what it saw")
         self._found["mapped"] = reply.mapped
@@ -181,7 +182,7 @@ class _Check:
         try:
             await self._use(link, turn)
         finally:
-            self._found |= {"realm": turn.realm, "software": turn.software}
+            self._found |= {"realm": text(turn.realm), "software": turn.software}
             await self._release(turn)
 
     async def _use(self, link: Link, turn: TurnClient) -> None:
@@ -204,10 +205,14 @@ class _Check:
         self._reached = Depth.ECHO
 
     async def _release(self, turn: TurnClient) -> None:
-        """Give the allocation back, in the time kept for it; also on the way out of a cancelled check."""
+        """Give the allocation back: before the deadline, or in a short time where that is over or all is cancelled."""
+        task = asyncio.current_task()
+        limit = self._order.timeout * _RELEASING
+        if task and not task.cancelling():
+            limit = max(limit, self._deadline - self._network.now())
         release = asyncio.ensure_future(turn.release())
         try:
-            await asyncio.wait([release], timeout=self._order.timeout * _RELEASING)
+            await asyncio.wait([release], timeout=limit)
         finally:
             release.cancel()
             await asyncio.gather(release, return_exceptions=True)
@@ -227,9 +232,8 @@ class _Check:
             return ": a username and a credential are wanted, and none are given"
         expiry = _TIMED.match(self._server.username)
         if expiry and int(expiry[1]) < time.time():
-            return (
-                f": these credentials were valid until {datetime.fromtimestamp(int(expiry[1]), UTC):%Y-%m-%d %H:%M} UTC"
-            )
+            until = datetime.fromtimestamp(int(expiry[1]), UTC)
+            return f": these credentials were valid until {until:%Y-%m-%d %H:%M} UTC"
         return ": wrong username or credential"
 
 

@@ -22,7 +22,7 @@ def choose_ice_servers(servers: Iterable[Any], checks: Iterable[IceServerCheck])
     best = _best(checks)
     found = []
     for server, entry in split_ice_servers(servers):
-        check = best.get(server.url.text)
+        check = best.get((server.url.text, server.username))
         if check and passed_over_by_aiortc([server]) == [None]:
             found.append((_rank(check), server.url, entry))
     found.sort(key=lambda one: one[0])
@@ -32,10 +32,13 @@ def choose_ice_servers(servers: Iterable[Any], checks: Iterable[IceServerCheck])
     return [_with_url(entry, url) for _, url, entry in first + rest]
 
 
-def _best(checks: Iterable[IceServerCheck]) -> Mapping[str, IceServerCheck]:
-    """Return for each URL the best of its checks that found it usable. aiortc asks STUN servers over IPv4 alone."""
+def _best(checks: Iterable[IceServerCheck]) -> Mapping[tuple[str, str | None], IceServerCheck]:
+    """Return for each URL and user the best of the checks that found it usable.
+
+    aiortc asks STUN servers over IPv4 alone.
+    """
     usable = (c for c in checks if c.usable and (c.family == 4 or IceUrl.parse(c.url).relay))
-    return {check.url: check for check in sorted(usable, key=_rank, reverse=True)}
+    return {(check.url, check.username): check for check in sorted(usable, key=_rank, reverse=True)}
 
 
 def _rank(check: IceServerCheck) -> tuple[int, float]:

@@ -38,7 +38,7 @@ async def echo(network: Network, link: Link, turn: TurnClient, allocation: Alloc
     async with _second_socket(network, allocation.relayed) as second:
         test = _Echo(turn, allocation.relayed, second)
         async with _running(test.serve_relay(), test.serve_second()):
-            for gap in gaps(lambda: link.rtt):
+            for gap in gaps(lambda: link.exact_rtt):
                 await test.send()
                 if await test.succeeds_within(gap):
                     return

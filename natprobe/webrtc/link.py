@@ -20,6 +20,7 @@ _REJECTIONS = 2
 """ICMP errors that end a check; one alone may be stray or forged."""
 _UNSIGNED = (401, 438)
 """Errors that tell what to sign with, and so need not be signed (RFC 8489 §9.2.4)."""
+_UNASKED = 256
 
 
 class Link(ABC):
@@ -29,11 +30,14 @@ class Link(ABC):
 
     def __init__(self, remote: Endpoint) -> None:
         self.remote = remote
+        self.exact_rtt: float | None = None
+        """The shortest time from a request that was sent once to its answer, in seconds."""
         self.rtt: float | None = None
-        """The shortest time from a request, its first copy, to its answer; in seconds."""
-        self.unasked: asyncio.Queue[Message] = asyncio.Queue()
-        """Indications."""
-        self._stray: str | None = None
+        """The same; until there is one, from the first of several copies, which may be too long."""
+        self.unasked: asyncio.Queue[Message] = asyncio.Queue(_UNASKED)
+        """Indications; those that nobody fetches are lost."""
+        self._stray: Unusable | None = None
+        """What came in place of an answer, and may not be the server's doing."""
         self._open: dict[bytes, tuple[asyncio.Future[Message], bytes | None]] = {}
         self._pump = asyncio.ensure_future(self._read())
 
@@ -70,12 +74,11 @@ class Link(ABC):
         self._open[request.transaction_id] = answer, key
         began = loop.time()
         try:
-            for gap in self._gaps():
+            for copy, gap in enumerate(self._gaps(), 1):
                 await self.send(data)
                 await asyncio.wait((answer, self._pump), timeout=gap, return_when=asyncio.FIRST_COMPLETED)
                 if answer.done():
-                    took = loop.time() - began
-                    self.rtt = took if self.rtt is None else min(self.rtt, took)
+                    self._note_rtt(loop.time() - began, exact=copy == 1)
                     return answer.result()
                 if self._pump.done():
                     self._pump.result()
@@ -83,11 +86,17 @@ class Link(ABC):
             del self._open[request.transaction_id]
         raise self.silence
 
+    def _note_rtt(self, seconds: float, *, exact: bool) -> None:
+        """Note a round trip; of which copy an answer is the answer, nobody can tell (Karn and Partridge)."""
+        if exact:
+            self.exact_rtt = min(seconds, self.exact_rtt or seconds)
+        self.rtt = self.exact_rtt or min(seconds, self.rtt or seconds)
+
     @property
     def silence(self) -> Unusable:
         """What it means that no answer came."""
         if self._stray:
-            return Unusable(IceServerState.NOT_STUN, self._stray)
+            return self._stray
         if self.rtt is None:
             return Unusable(IceServerState.TIMEOUT, self._mute)
         return Unusable(IceServerState.TIMEOUT, "it answered at first, and then no more")
@@ -96,14 +105,15 @@ class Link(ABC):
         """Give a message to who waits for it. Raises MalformedMessage."""
         message = decode(data)
         if message.class_ is Class.INDICATION:
-            self.unasked.put_nowait(message)
+            with suppress(asyncio.QueueFull):
+                self.unasked.put_nowait(message)
         answer, key = self._open.get(message.transaction_id, (None, None))
         if answer is None or answer.done() or message.class_ not in (Class.SUCCESS, Class.ERROR):
             return
         if key and not (message.error and message.error[0] in _UNSIGNED):
             trusted = verified(data, key)
             if trusted is None:  # to be thrown away, for the true one may follow (RFC 8489 §9.2.5)
-                self._stray = "an answer came that is not signed with this password"
+                self._stray = Unusable(IceServerState.ERROR, "an answer came that is not signed with this password")
                 return
             message = trusted
         answer.set_result(message)
@@ -120,21 +130,22 @@ class DatagramLink(Link):
         await self._datagrams.send(data, self.remote)
 
     def _gaps(self) -> Iterator[float]:
-        return gaps(lambda: self.rtt)
+        return gaps(lambda: self.exact_rtt)
 
     async def _read(self) -> NoReturn:
         rejections = 0
         while True:
             arrival = await self._datagrams.receive()
             if isinstance(arrival, Rejection):
+                self._stray = refusal(arrival)
                 rejections += 1
                 if rejections == _REJECTIONS:
-                    raise refusal(arrival)
+                    raise self._stray
             elif arrival.source == self.remote:
                 try:
                     self._deliver(arrival.data)
                 except MalformedMessage as wrong:
-                    self._stray = f"what came back is no STUN ({wrong})"
+                    self._stray = _no_stun(wrong)
 
     def _close(self) -> None:
         self._datagrams.close()
@@ -161,7 +172,7 @@ class StreamLink(Link):
                 head = await self._exactly(HEADER_SIZE)
                 self._deliver(head + await self._exactly(message_length(head) - HEADER_SIZE))
             except MalformedMessage as wrong:
-                raise Unusable(IceServerState.NOT_STUN, f"what came back is no STUN ({wrong})") from None
+                raise _no_stun(wrong) from None
 
     async def _exactly(self, size: int) -> bytes:
         data = await self._stream.receive(size)
@@ -177,3 +188,7 @@ def refusal(rejection: Rejection) -> Unusable:
     """Return what a rejection means: the port itself refuses, or something on the way."""
     refused = rejection.reason in ("port unreachable", "connection refused", "connection reset by peer")
     return Unusable(IceServerState.REFUSED if refused else IceServerState.UNREACHABLE, rejection.reason)
+
+
+def _no_stun(wrong: MalformedMessage) -> Unusable:
+    return Unusable(IceServerState.NOT_STUN, f"what came back is no STUN ({wrong})")

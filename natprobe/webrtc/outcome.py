@@ -79,13 +79,15 @@ class IceServerCheck:
     state: IceServerState
     reason: str | None = None
     """Why not, in one line; None if the server is usable."""
+    username: str | None = None
+    """As whom it was checked."""
     unsupported_by_aiortc: str | None = None
     """Why aiortc passes over this URL without a word, or refuses it; None where it would use it."""
     address: Endpoint | None = None
     depth: Depth | None = None
     """The deepest step that succeeded."""
     rtt_ms: float | None = None
-    """The shortest time from a request, its first copy, to its answer."""
+    """The shortest time from a request to its answer."""
     allocate_ms: float | None = None
     """From the first Allocate request to the relayed address: two round trips, with the server's challenge."""
     mapped: Endpoint | None = None

@@ -15,6 +15,7 @@ from natprobe.errors import MalformedMessage
 from natprobe.integrity import long_term_key
 from natprobe.stun import Attribute, Class, Message, Type, address, xor_address, xor_mapped_attribute
 from natprobe.webrtc.link import Link
+from natprobe.webrtc.outcome import IceServerState, Unusable
 
 _UDP = 17
 _UNAUTHENTICATED, _STALE_NONCE = 401, 438
@@ -62,11 +63,11 @@ class TurnClient:
     """One client's allocation at one server; `release` gives it back, whether or not it is known to be there."""
 
     def __init__(self, link: Link, username: str | None, credential: str | None) -> None:
-        self.realm: str | None = None
+        self.realm: bytes | None = None
         self.software: str | None = None
         self._link = link
         self._username, self._credential = username, credential
-        self._nonce: bytes | None = None
+        self.nonce: bytes | None = None
         self._key: bytes | None = None
         self._wanted = False
 
@@ -81,7 +82,7 @@ class TurnClient:
             raise
         relayed = reply.value(TurnType.XOR_RELAYED_ADDRESS)
         if relayed is None:
-            raise MalformedMessage(0, "an answer to Allocate without a relayed address")
+            raise Unusable(IceServerState.ERROR, "an answer to Allocate without a relayed address")
         return Allocation(xor_address(relayed, reply.transaction_id), reply.mapped, _lifetime(reply))
 
     async def permit(self, peer: Endpoint) -> None:
@@ -132,26 +133,29 @@ class TurnClient:
     def _credentials(self) -> tuple[Attribute, ...]:
         if self._key is None:
             return ()
-        values = {Type.USERNAME: self._username, Type.REALM: self.realm}
-        texts = (Attribute(type_, (value or "").encode()) for type_, value in values.items())
-        return (*texts, Attribute(Type.NONCE, self._nonce or b""))
+        username = (self._username or "").encode()
+        values = {Type.USERNAME: username, Type.REALM: self.realm, Type.NONCE: self.nonce}
+        return tuple(Attribute(type_, value or b"") for type_, value in values.items())
 
     def _take_challenge(self, reply: Message) -> bool:
         """Take realm and nonce from an error; return whether there is anything to answer them with."""
-        realm, nonce = reply.value(Type.REALM), reply.value(Type.NONCE)
-        if realm is not None:
-            self.realm = realm.decode("utf-8", "replace")
+        nonce = reply.value(Type.NONCE)
+        self.realm = reply.value(Type.REALM) or self.realm
         if self.realm is None or nonce is None or self._username is None or self._credential is None:
             return False
-        self._nonce = nonce
+        self.nonce = nonce
         self._key = long_term_key(self._username, self.realm, self._credential)
         return True
 
 
 def software_of(message: Message) -> str | None:
     """Return what a server calls itself (RFC 8489 §14.14), if it says so."""
-    software = message.value(Type.SOFTWARE)
-    return software.decode("utf-8", "replace").rstrip("\0") if software else None
+    return text(message.value(Type.SOFTWARE))
+
+
+def text(value: bytes | None) -> str | None:
+    """Return what a server has written, as far as it can be read."""
+    return value.decode("utf-8", "replace").rstrip("\0") if value else None
 
 
 def _to(peer: Endpoint, message: Message) -> Message:
