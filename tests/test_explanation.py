@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 
@@ -34,7 +35,9 @@ PEER_MET = candidate("prflx", "198.51.100.2", 40001)
 PEER_RELAYED = candidate("relay", "198.51.100.11", 50001)
 
 
-def pair(local: Candidate, remote: Candidate, state: PairState = PairState.FAILED, nominated: bool = False):
+def pair(
+    local: Candidate, remote: Candidate, state: PairState = PairState.FAILED, nominated: bool = False
+) -> CandidatePair:
     return CandidatePair(local, remote, state, nominated, 1)
 
 
@@ -42,11 +45,11 @@ def transport(
     state: TransportState = TransportState.FAILED,
     local: Sequence[Candidate] = (HOST, SEEN),
     remote: Sequence[Candidate] = (PEER_HOST, PEER_SEEN),
-    **fields: object,
+    **fields: Any,
 ) -> IceTransport:
     """Return a transport with all its pairs failed, unless told otherwise."""
     sources = [candidate for candidate in local if candidate.type is not CandidateType.SERVER_REFLEXIVE]
-    known = {
+    known: dict[str, Any] = {
         "id": "ice-0",
         "controlling": True,
         "gathered": True,
@@ -60,10 +63,10 @@ def transport(
     return IceTransport(state=state, local=tuple(local), remote=tuple(remote), **known | fields)
 
 
-def connected(chosen: CandidatePair, *others: CandidatePair, **fields: object) -> IceTransport:
+def connected(chosen: CandidatePair, *others: CandidatePair, **fields: Any) -> IceTransport:
     nominated = replace(chosen, state=PairState.SUCCEEDED, nominated=True)
-    fields = {"local": (HOST, SEEN, RELAYED), "pairs": (*others, nominated), "selected": nominated} | fields
-    return transport(TransportState.COMPLETED, **fields)
+    known: dict[str, Any] = {"local": (HOST, SEEN, RELAYED), "pairs": (*others, nominated), "selected": nominated}
+    return transport(TransportState.COMPLETED, **known | fields)
 
 
 @cache
@@ -78,7 +81,7 @@ def office(policy: str) -> Report:
     return Report.loads(text)
 
 
-def explain(known: IceTransport, **knowledge: object) -> Explanation:
+def explain(known: IceTransport, **knowledge: Any) -> Explanation:
     return explain_transports([known], Knowledge(**knowledge))
 
 
