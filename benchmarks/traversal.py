@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from pairs import DELAY, NODES, Attempt, Pair, classify, peers
+from pairs import DELAY, NODES, Attempt, Pair, classify, peers, works
 
 import natprobe
 from natprobe.lab.backend import Lab
@@ -49,17 +49,6 @@ class Result:
     @property
     def right(self) -> bool:
         return all(attempt.connected is works(self.predicted, order) for order, attempt in self.found.items())
-
-
-def works(predicted: PathPrediction, order: Order) -> bool:
-    """Return whether a prediction has it that they connect if this one begins."""
-    match predicted.outcome:
-        case Traversal.DIRECT:
-            return True
-        case Traversal.TIMING:
-            return order in (Order.TOGETHER, predicted.first)
-        case _:
-            return False
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
