@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
 from itertools import count
-from typing import Any, NamedTuple
 
 from natprobe.behaviour import Dependence
 from natprobe.endpoint import Endpoint
@@ -60,14 +59,6 @@ class Behaviour:
     It does where sessions are kept (Linux changes the port of the sender, as the receiver sees it, if it must).
     Otherwise a mapping that depends on the destination answers from where nobody asked: RFC 4787 §4.1 does not say.
     """
-
-
-class Unusual(NamedTuple):
-    """A field of a side's behaviour (0: A, 1: B) and the value that it has if things are not as usual."""
-
-    side: int
-    field: str
-    value: Any
 
 
 class Order(StrEnum):
