@@ -119,7 +119,7 @@ def advise(
         case _ if protocol is Protocol.TCP:
             return "Connect over UDP if that is possible, or to a relay."
         case _:
-            return "Offer a TURN server. A NAT that maps independently of the endpoint would do without, or IPv6."
+            return "Offer a TURN server. IPv6, or a NAT that maps independently of the endpoint, would do without."
 
 
 def _advise_timing(first: Order | None, culprits: Sequence[str], protocol: Protocol) -> str:
