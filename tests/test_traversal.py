@@ -225,6 +225,11 @@ def test_a_property_that_would_not_matter_is_not_named() -> None:
     assert "not tested" not in path.reason
 
 
+def test_a_firewall_moves_no_mapping_and_needs_no_test_of_it() -> None:
+    path = over_udp(profile(translated=False), profile(translated=False))
+    assert path.certainty is Certainty.CONFIRMED, path.reason
+
+
 def test_a_prediction_is_no_surer_than_what_it_rests_on() -> None:
     likely = Verdict(EI, Certainty.LIKELY, "port-preserving")
     assert over_udp(profile(likely, AD), profile(EI, AD)).certainty is Certainty.LIKELY

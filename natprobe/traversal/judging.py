@@ -237,13 +237,10 @@ def _exceptions(
     """Return the least that would have to be unusual for another outcome: one thing or two, where there are such."""
     unusual = [reasons.Unusual(i, *item) for i, side in enumerate(sides) for item in side.untested(usual[i]).items()]
     found: list[tuple[reasons.Unusual, ...]] = []
-    for number in (1, 2):
-        for changes in combinations(unusual, number):
-            if (
-                not any(set(less) <= set(changes) for less in found)
-                and outcome_of(*_changed(usual, changes)) != outcome
-            ):
-                found.append(changes)
+    for changes in (*combinations(unusual, 1), *combinations(unusual, 2)):
+        less_would_do = any(set(less) <= set(changes) for less in found)
+        if not less_would_do and outcome_of(*_changed(usual, changes)) != outcome:
+            found.append(changes)
     return found
 
 
