@@ -17,7 +17,7 @@ from natprobe.behaviour import Certainty, Dependence, PortReuse, Treatment, Verd
 from natprobe.lab.backend import Lab
 from natprobe.lab.policy import NatPolicy
 from natprobe.report import Report
-from natprobe.traversal.model import Order
+from natprobe.traversal import Order, PathPrediction, Traversal
 
 PEER = Path(__file__).with_name("peer.py")
 NODES = {"home": "home-1", "office": "office-1"}
@@ -122,6 +122,17 @@ async def _line(peer: Process) -> Told:
 
 async def _all(awaitables: Iterable[Awaitable[Told]]) -> list[Told]:
     return list(await asyncio.gather(*awaitables))
+
+
+def works(predicted: PathPrediction, order: Order) -> bool:
+    """Return whether a prediction has it that they connect if this one begins."""
+    match predicted.outcome:
+        case Traversal.DIRECT:
+            return True
+        case Traversal.TIMING:
+            return order in (Order.TOGETHER, predicted.first)
+        case _:
+            return False
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
-from pairs import DELAY, NODES, Attempt, Pair, classify, peers
+from pairs import DELAY, NODES, Attempt, Pair, classify, peers, works
 
 import natprobe
 from natprobe.lab.backend import Lab
@@ -39,27 +39,19 @@ ATTEMPTS = 2
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A pair of NATs, what was predicted of it, and what came of it by who began."""
+    """A pair of NATs, what was predicted of it, and what came of it."""
 
     a: str
     b: str
     predicted: PathPrediction
     found: dict[Order, Attempt]
+    """By who began."""
+    again: list[Order]
+    """Who began where an attempt came out otherwise at first."""
 
     @property
     def right(self) -> bool:
         return all(attempt.connected is works(self.predicted, order) for order, attempt in self.found.items())
-
-
-def works(predicted: PathPrediction, order: Order) -> bool:
-    """Return whether a prediction has it that they connect if this one begins."""
-    match predicted.outcome:
-        case Traversal.DIRECT:
-            return True
-        case Traversal.TIMING:
-            return order in (Order.TOGETHER, predicted.first)
-        case _:
-            return False
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------
@@ -78,7 +70,7 @@ async def measure(labs: Sequence[Lab], kind: str, policies: Sequence[str]) -> li
                 prediction = natprobe.predict(reports["home", a], reports["office", b])
                 predicted = prediction.tcp if kind == "tcp" else prediction.udp
                 assert predicted
-                results.append(await tried(pair, Result(a, b, predicted, {}), kind))
+                results.append(await tried(pair, Result(a, b, predicted, {}, []), kind))
                 if len(results) % 10 == 0:
                     print(f"{kind}: {len(results)} of {len(policies) ** 2}", file=sys.stderr)
 
@@ -110,6 +102,7 @@ async def tried(pair: Pair, result: Result, kind: str) -> Result:
             result.found[order] = attempt
             if attempt.connected is works(result.predicted, order):
                 break
+            result.again.append(order)
     return result
 
 
@@ -142,6 +135,9 @@ def summary(results: Sequence[Result], kind: str) -> Iterator[str]:
             yield f"* {kind}: {outcome}: {sum(result.right for result in mine)} of {len(mine)} pairs as predicted"
     paired = [r for r in results if r.found and all(attempt.pair for attempt in r.found.values())]
     same = sum(any(attempt.pair == r.predicted.pair for attempt in r.found.values()) for r in paired)
+    again = [f"{result.a} × {result.b}" for result in results for _ in result.again]
+    if again:
+        yield f"* {kind}: {len(again)} attempts came out otherwise, and were made once more: {', '.join(again)}"
     yield f"* {kind}: of {len(paired)} pairs that connect in any order, {same} did by the candidates predicted"
     for result in results:
         if not result.right:

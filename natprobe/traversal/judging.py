@@ -19,13 +19,12 @@ from natprobe.inference import Profile
 from natprobe.inference.candidates import TOLD_APART
 from natprobe.inference.facts import listing
 from natprobe.traversal import reasons
-from natprobe.traversal.model import Behaviour, Order, Refusal, Traversal, Unusual, meet, outcome_of
+from natprobe.traversal.model import Behaviour, Order, Refusal, Traversal, meet, outcome_of
 
 _LAN = {4: 24, 6: 64}
 """The usual prefix length of a LAN. Behind a carrier's NAT two LANs may well use the same prefix."""
 _FROM_BEST = (Certainty.CONFIRMED, Certainty.LIKELY, Certainty.CONFLICTING)
 _INDEPENDENT = Dependence.ENDPOINT_INDEPENDENT
-
 
 _Pair = tuple[Behaviour, Behaviour]
 """What A's and B's paths are taken to do."""
@@ -78,23 +77,31 @@ class Side:
     @property
     def open_questions(self) -> list[str]:
         """Which of them are not determined."""
-        return [f"{self.name}'s {key}" for key, verdict in self.core.items() if not verdict.determined]
+        asked = self.core if self.profile.translated.value is not False else {"filtering": self.profile.filtering}
+        return [f"{self.name}'s {key}" for key, verdict in asked.items() if not verdict.determined]
+
+    @property
+    def _unsolicited(self) -> Verdict[Any] | None:
+        tcp = self.protocol is Protocol.TCP
+        told: Verdict[Any] | None = self.profile.unsolicited_syn if tcp else self.profile.unsolicited_remap
+        return told if told and told.determined else None
 
     @property
     def certainty(self) -> Certainty:
-        """That of the least certain of them that are determined."""
-        known = [verdict.certainty for verdict in self.core.values() if verdict.determined]
-        return max(known, key=_FROM_BEST.index, default=Certainty.LIKELY)
+        """That of the least certain verdict of those that are determined."""
+        told = (*self.core.values(), self._unsolicited)
+        return max((v.certainty for v in told if v and v.determined), key=_FROM_BEST.index, default=Certainty.LIKELY)
 
     @property
     def refusal(self) -> Refusal | None:
         """What a packet that is refused does beside; None where that was not tested or is not determined."""
-        remap, syn = self.profile.unsolicited_remap, self.profile.unsolicited_syn
-        if self.protocol is Protocol.UDP and remap and remap.value is not None:
-            return Refusal.REMAPS if remap.value else Refusal.NOTHING
-        if self.protocol is Protocol.TCP and syn and syn.value is not None:
-            return Refusal.NOTHING if syn.value is Treatment.DROPPED else Refusal.RESETS
-        return None
+        match self._unsolicited:
+            case None:
+                return None
+            case Verdict(value=False | Treatment.DROPPED):
+                return Refusal.NOTHING
+            case _:
+                return Refusal.RESETS if self.protocol is Protocol.TCP else Refusal.REMAPS
 
     def behaviours(self) -> Iterator[Behaviour]:
         """Yield what the path may do, after the core verdicts: one behaviour if all of them are determined."""
@@ -226,20 +233,17 @@ def _conflicts(sides: Iterable[Side]) -> Iterator[str]:
 
 def _exceptions(
     sides: Sequence[Side], usual: _Pair, outcome: tuple[Traversal, Order | None]
-) -> list[tuple[Unusual, ...]]:
+) -> list[tuple[reasons.Unusual, ...]]:
     """Return the least that would have to be unusual for another outcome: one thing or two, where there are such."""
-    unusual = [Unusual(i, *item) for i, side in enumerate(sides) for item in side.untested(usual[i]).items()]
-    found: list[tuple[Unusual, ...]] = []
-    for number in (1, 2):
-        for changes in combinations(unusual, number):
-            if (
-                not any(set(less) <= set(changes) for less in found)
-                and outcome_of(*_changed(usual, changes)) != outcome
-            ):
-                found.append(changes)
+    unusual = [reasons.Unusual(i, *item) for i, side in enumerate(sides) for item in side.untested(usual[i]).items()]
+    found: list[tuple[reasons.Unusual, ...]] = []
+    for changes in (*combinations(unusual, 1), *combinations(unusual, 2)):
+        less_would_do = any(set(less) <= set(changes) for less in found)
+        if not less_would_do and outcome_of(*_changed(usual, changes)) != outcome:
+            found.append(changes)
     return found
 
 
-def _changed(usual: _Pair, changes: Iterable[Unusual]) -> _Pair:
+def _changed(usual: _Pair, changes: Iterable[reasons.Unusual]) -> _Pair:
     a, b = ({c.field: c.value for c in changes if c.side == side} for side in (0, 1))
     return replace(usual[0], **a), replace(usual[1], **b)

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address
 from itertools import count
-from typing import Any, NamedTuple
 
 from natprobe.behaviour import Dependence
 from natprobe.endpoint import Endpoint
@@ -62,14 +61,6 @@ class Behaviour:
     """
 
 
-class Unusual(NamedTuple):
-    """A field of a side's behaviour (0: A, 1: B) and the value that it has if things are not as usual."""
-
-    side: int
-    field: str
-    value: Any
-
-
 class Order(StrEnum):
     """Who sends first: so much earlier that the packets arrive before the other side has sent any."""
 
@@ -97,12 +88,11 @@ class Meeting:
 
 @dataclass(slots=True)
 class _Peer:
-    """A peer and its NAT: mappings by key, the session of each remote, and whom each mapping lets in."""
+    """A peer and its NAT: the mappings, whom each of them lets in, and who has taken it from the outside."""
 
     behaviour: Behaviour
     address: IPv4Address
     mappings: dict[Hashable, Endpoint] = field(default_factory=dict)
-    sessions: dict[Endpoint, Endpoint] = field(default_factory=dict)
     permits: set[tuple[Endpoint, Hashable]] = field(default_factory=set)
     occupied: set[tuple[Endpoint, Endpoint]] = field(default_factory=set)
     remotes: dict[Endpoint, bool] = field(default_factory=dict)
@@ -116,34 +106,27 @@ class _Peer:
 
     def send(self, remote: Endpoint) -> Endpoint:
         """Send a packet, and return the endpoint that it comes from outside."""
-        external = self.sessions.get(remote) or self._mapped(remote)
-        self.sessions[remote] = external
-        self.permits.add((external, self.behaviour.filtering.key(remote)))
-        return external
-
-    def _mapped(self, remote: Endpoint) -> Endpoint:
         key = self.behaviour.mapping.key(remote) if self.behaviour.translated else ()
         external = self.mappings.get(key)
         if external is None or (external, remote) in self.occupied:
             external = self.mappings[key] = Endpoint(self.address, next(self.ports))
+        self.permits.add((external, self.behaviour.filtering.key(remote)))
         return external
 
     def lets_in(self, source: Endpoint, target: Endpoint) -> bool:
         """Return whether a packet that nobody waits for gets in, and remember it if so, or what it did if not."""
         by_connection = self.behaviour.filtering is Dependence.CONNECTION_DEPENDENT
         if by_connection or (target, self.behaviour.filtering.key(source)) not in self.permits:
-            if self.behaviour.refusal is Refusal.REMAPS and self.sessions.get(source) != target:
+            if self.behaviour.refusal is Refusal.REMAPS:
                 self.occupied.add((target, source))
             return False
         self.remotes.setdefault(source, True)
         return True
 
-    def give_up(self, remote: Endpoint) -> None:
-        """End the attempt at a remote; a filter that knows it by its own connection alone forgets it."""
+    def give_up(self, source: Endpoint, remote: Endpoint) -> None:
+        """End the attempt at a remote that left as ``source``; a filter that knows it by that alone forgets it."""
         self.remotes[remote] = False
-        external = self.sessions.pop(remote)
-        if self.behaviour.filtering.key(remote) == remote:
-            self.permits.discard((external, remote))
+        self.permits.discard((source, remote))  # where the filter looks at less, another key stands there
 
     def candidate(self, endpoint: Endpoint) -> Candidate:
         if not self.behaviour.translated:
@@ -183,7 +166,7 @@ def _check(sender: _Peer, receiver: _Peer, target: Endpoint) -> Endpoint | None:
     source = sender.send(target)
     if not receiver.lets_in(source, target):
         if receiver.behaviour.refusal is Refusal.RESETS:
-            sender.give_up(target)
+            sender.give_up(source, target)
         return None
     answered_from = target if receiver.behaviour.returns else receiver.send(source)
     return source if answered_from == target else None

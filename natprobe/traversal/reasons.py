@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from natprobe.behaviour import Dependence, Protocol
-from natprobe.traversal.model import Behaviour, Candidate, Meeting, Order, Refusal, Traversal, Unusual
+from natprobe.traversal.model import Behaviour, Candidate, Meeting, Order, Refusal, Traversal
 
 _ANYBODY = Dependence.ENDPOINT_INDEPENDENT
 _LETS_IN = {
@@ -23,6 +24,14 @@ IN_SHORT = {
     Traversal.TIMING: "it depends on who sends first",
     Traversal.RELAY: "no packet gets in at either",
 }
+
+
+class Unusual(NamedTuple):
+    """A field of a side's behaviour (0: A, 1: B) and the value that it has if things are not as usual."""
+
+    side: int
+    field: str
+    value: Any
 
 
 def why_direct(a: Behaviour, b: Behaviour, meeting: Meeting) -> str:
@@ -110,7 +119,7 @@ def advise(
         case _ if protocol is Protocol.TCP:
             return "Connect over UDP if that is possible, or to a relay."
         case _:
-            return "Offer a TURN server. A NAT that maps independently of the endpoint would do without, or IPv6."
+            return "Offer a TURN server. IPv6, or a NAT that maps independently of the endpoint, would do without."
 
 
 def _advise_timing(first: Order | None, culprits: Sequence[str], protocol: Protocol) -> str:

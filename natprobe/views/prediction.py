@@ -55,8 +55,8 @@ def render(prediction: Prediction, names: tuple[str, str], *, width: int = 80, c
     """
 
     def say(text: str, style: int, indent: str = "") -> Iterator[str]:
-        for line in wrap(printable(text), width, initial_indent=indent, subsequent_indent=indent):
-            yield f"\x1b[{style}m{line}\x1b[0m" if colour else line
+        lines = wrap(printable(text), width, initial_indent=indent, subsequent_indent=" " * len(indent))
+        return (f"\x1b[{style}m{line}\x1b[0m" if colour else line for line in lines)
 
     lines = [*say(sentence(prediction), _BOLD), *say(f"A is {names[0]}, B is {names[1]}", _DIM)]
     for path in prediction.paths:
