@@ -10,7 +10,8 @@ import aioice.stun
 import pytest
 from aioice import Connection
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
-from ice_peers import connect, on_loopback, silent_port
+from ice_peers import connect, introduce, on_loopback, silent_port
+from test_explanation import home, office
 from test_internals import lose_consent, negotiate
 
 from natprobe.webrtc import Cause, explain, watch
@@ -89,6 +90,19 @@ async def test_misses_are_counted_until_consent_is_lost(monkeypatch: pytest.Monk
     assert misses == [f"{number} in a row; 6 end it" for number in range(1, 7)]
     assert steps(watched)[-1] is Step.CONSENT_LOST
     assert explain(a).causes == (Cause.CONSENT_LOST,)
+
+
+async def test_a_relay_that_was_not_needed_is_told_when_it_is_taken() -> None:
+    a, b = Connection(True), Connection(False)
+    async with watch(a, mine=home("eim-eif"), theirs=office("eim-apdf")) as watched:
+        await introduce(a, b)
+        a._protocols[0].local_candidate.type = "relay"  # which it is not, but nothing here asks its server
+        await asyncio.gather(a.connect(), b.connect())
+    told = watched.first(Step.RELAYED_THOUGH_DIRECT)
+    assert told
+    assert "relay 127.0.0.1" in told.subject
+    assert "get in" in told.detail
+    await asyncio.gather(a.close(), b.close())
 
 
 async def test_a_peer_connection_is_watched_from_before_it_has_any_transport() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -133,15 +132,12 @@ def _run(lab: Lab, roles: Sequence[Role]) -> list[Side]:
         for node, role in zip(NODES, roles, strict=True)
     ]
     try:
-        return [_side(node, program) for node, program in zip(NODES, programs, strict=True)]
+        said = [program.communicate(timeout=_TIMEOUT) for program in programs]
     finally:
         for program in programs:
             program.terminate()
             program.communicate()
-
-
-def _side(node: str, program: subprocess.Popen[str]) -> Side:
-    said, errors = program.communicate(timeout=_TIMEOUT)
-    if program.returncode:
-        raise RuntimeError(f"the ICE peer on {node} failed: {errors.strip() or f'status {program.returncode}'}")
-    return Side(**json.loads(said))
+    if any(program.returncode for program in programs):
+        failed = (f"{node}: {errors.strip()}" for node, (_, errors) in zip(NODES, said, strict=True) if errors)
+        raise RuntimeError(f"an ICE peer failed: {'; '.join(failed)}")
+    return [Side(**json.loads(result)) for result, _ in said]
