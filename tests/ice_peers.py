@@ -1,4 +1,4 @@
-"""Real ICE peers on loopback, which aioice leaves out unless it is told that this is the host's address."""
+"""Real ICE peers, which connect, or lose each other. The fixture `on_loopback` keeps them within this machine."""
 
 from __future__ import annotations
 
@@ -7,15 +7,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import aioice
 import aioice.ice
+import aioice.stun
 import pytest
 from aioice import Connection
-
-
-@pytest.fixture
-def on_loopback(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have aioice gather its host candidates on 127.0.0.1 alone."""
-    monkeypatch.setattr(aioice.ice, "get_host_addresses", lambda use_ipv4, use_ipv6: ["127.0.0.1"])
+from aiortc import RTCPeerConnection
 
 
 async def introduce(a: Connection, b: Connection) -> None:
@@ -32,6 +29,24 @@ async def connect(a: Connection, b: Connection) -> None:
     """Introduce two connections and have them connect."""
     await introduce(a, b)
     await asyncio.gather(a.connect(), b.connect())
+
+
+async def lose_consent(a: Connection, b: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the peer away from under a connection, and wait until it has noticed."""
+    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.01)
+    monkeypatch.setattr(aioice.stun, "RETRY_RTO", 0.01)
+    gone = asyncio.create_task(a.get_event())
+    await connect(a, b)
+    await b.close()
+    assert isinstance(await gone, aioice.ConnectionClosed)
+
+
+async def negotiate(a: RTCPeerConnection, b: RTCPeerConnection) -> None:
+    """Have one peer connection offer and the other one answer."""
+    await a.setLocalDescription(await a.createOffer())
+    await b.setRemoteDescription(a.localDescription)
+    await b.setLocalDescription(await b.createAnswer())
+    await a.setRemoteDescription(b.localDescription)
 
 
 @contextmanager

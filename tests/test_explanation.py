@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
+from nat_reports import home, office
 
 from natprobe.behaviour import Certainty
-from natprobe.lab.policy import PRESETS
-from natprobe.lab.simulation import simulate
-from natprobe.report import Report
 from natprobe.webrtc.explanation import Knowledge, explain_transports
 from natprobe.webrtc.findings import Cause, Explanation
 from natprobe.webrtc.ice import Candidate, CandidatePair, CandidateType, IceTransport, PairState, TransportState
@@ -69,18 +66,6 @@ def connected(chosen: CandidatePair, *others: CandidatePair, **fields: Any) -> I
     return transport(TransportState.COMPLETED, **known | fields)
 
 
-@cache
-def home(policy: str) -> Report:
-    return simulate(PRESETS[policy])
-
-
-@cache
-def office(policy: str) -> Report:
-    """Return the report of a host behind another router, so with another address outside."""
-    text = home(policy).dumps().replace('"198.51.100.1:', '"198.51.100.2:').replace("10.64.1.10", "10.64.2.10")
-    return Report.loads(text)
-
-
 def explain(known: IceTransport, **knowledge: Any) -> Explanation:
     return explain_transports([known], Knowledge(**knowledge))
 
@@ -128,6 +113,13 @@ def test_lost_consent_and_closing_differ() -> None:
     lost = explain(replace(closed, consent_lost=True))
     assert lost.causes == (Cause.CONSENT_LOST,)
     assert "RFC 7675" in only(lost)
+
+
+def test_closed_before_it_was_connected_only_what_the_reports_say_is_left() -> None:
+    closed = transport(TransportState.CLOSED, local=(HOST,))  # aioice forgets what a server told it
+    assert explain(closed).causes == (Cause.CLOSED,)
+    assert explain(closed, mine=home("apdm-apdf"), theirs=office("eim-apdf")).causes == (Cause.CLOSED, Cause.NAT_PAIR)
+    assert explain(transport(TransportState.CLOSED, local=(), pairs=())).causes == (Cause.CLOSED,)
 
 
 # --- signalling -------------------------------------------------------------------------------------------------------

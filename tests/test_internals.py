@@ -15,14 +15,13 @@ import aioice.turn
 import pytest
 from aioice import Candidate, Connection
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
-from ice_peers import connect, introduce, on_loopback, silent_port
+from ice_peers import connect, introduce, lose_consent, negotiate, silent_port
 
 from natprobe.webrtc import ice_stats
 from natprobe.webrtc.ice import CandidateType, IceTransport, PairState, TransportState
 from natprobe.webrtc.internals import connections, fast_failure, listen, transports, unlisten
 from natprobe.webrtc.steps import Step
 
-__all__ = ["on_loopback"]
 pytestmark = pytest.mark.usefixtures("on_loopback")
 
 STUN, TURN = RTCIceServer("stun:127.0.0.1:9"), RTCIceServer("turns:127.0.0.1:9?transport=tcp", "user", "secret")
@@ -91,16 +90,6 @@ async def test_without_any_candidate_of_the_peer_it_has_failed_too() -> None:
     await a.close()
 
 
-async def lose_consent(a: Connection, b: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Take the peer away from under a connection, and wait until it has noticed."""
-    monkeypatch.setattr(aioice.ice, "CONSENT_INTERVAL", 0.01)
-    monkeypatch.setattr(aioice.stun, "RETRY_RTO", 0.01)
-    gone = asyncio.create_task(a.get_event())
-    await connect(a, b)
-    await b.close()
-    assert isinstance(await gone, aioice.ConnectionClosed)
-
-
 async def test_consent_lost_is_told_from_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = Connection(True), Connection(False)
     await lose_consent(a, b, monkeypatch)
@@ -124,13 +113,6 @@ async def test_closed_while_connecting_is_no_consent_lost() -> None:
 
 
 # --- aiortc -----------------------------------------------------------------------------------------------------------
-
-
-async def negotiate(a: RTCPeerConnection, b: RTCPeerConnection) -> None:
-    await a.setLocalDescription(await a.createOffer())
-    await b.setRemoteDescription(a.localDescription)
-    await b.setLocalDescription(await b.createAnswer())
-    await a.setRemoteDescription(b.localDescription)
 
 
 async def test_a_peer_connection_with_data_and_media_has_one_bundled_transport() -> None:

@@ -14,8 +14,8 @@ import pytest
 from aiortc import RTCConfiguration, RTCIceServer
 from ice_peers import silent_port
 from jsonschema import Draft202012Validator
+from nat_reports import home
 from referencing import Registry
-from test_explanation import home
 from test_run import _until, descriptors
 
 import natprobe.schema

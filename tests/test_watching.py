@@ -10,9 +10,8 @@ import aioice.stun
 import pytest
 from aioice import Connection
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
-from ice_peers import connect, introduce, on_loopback, silent_port
-from test_explanation import home, office
-from test_internals import lose_consent, negotiate
+from ice_peers import connect, introduce, lose_consent, negotiate, silent_port
+from nat_reports import home, office
 
 from natprobe.report import Report
 from natprobe.webrtc import Cause, explain, watch
@@ -20,7 +19,6 @@ from natprobe.webrtc.internals import fast_failure
 from natprobe.webrtc.steps import Step
 from natprobe.webrtc.watching import Watch
 
-__all__ = ["on_loopback"]
 pytestmark = pytest.mark.usefixtures("on_loopback")
 
 
@@ -95,7 +93,7 @@ async def test_misses_are_counted_until_consent_is_lost(monkeypatch: pytest.Monk
 
 @pytest.fixture
 def reports() -> tuple[Report, Report]:
-    """Of two NATs that let each other's packets in; the memory's clock does not run within another loop."""
+    """Of two NATs that let each other's packets in."""
     return home("eim-eif"), office("eim-apdf")
 
 

@@ -60,6 +60,8 @@ def _explain(transport: IceTransport, known: Knowledge) -> list[Finding]:
         return [_consent_lost(transport)]
     if transport.selected:
         return [_connected(transport, transport.selected, known)]
+    if transport.state is TransportState.CLOSED:
+        return [_closed_early(transport), *_nats(transport, known, [])]
     if transport.state is TransportState.NEW:
         return [_not_started(transport), *_why_not(transport, known)]
     found = [*_why_not(transport, known), *_unfinished(transport)]
@@ -73,6 +75,12 @@ def _consent_lost(transport: IceTransport) -> Finding:
     reason = f"the peer stopped answering over {transport.selected}: its consent has expired (RFC 7675 §5.1)"
     advice = "The path or the peer went away while it was in use: make a new connection."
     return Finding(Cause.CONSENT_LOST, Certainty.CONFIRMED, reason, advice)
+
+
+def _closed_early(transport: IceTransport) -> Finding:
+    tried = f"{len(transport.pairs)} pairs were tried" if transport.pairs else "nothing was tried"
+    reason = f"it was closed before it was connected: {tried}; what else it knew of its candidates went with it"
+    return Finding(Cause.CLOSED, Certainty.CONFIRMED, reason, "Ask before it is closed.")
 
 
 def _connected(transport: IceTransport, pair: CandidatePair, known: Knowledge) -> Finding:
@@ -240,6 +248,8 @@ _CAUSES = {
 def _nats(transport: IceTransport, known: Knowledge, servers: Sequence[Finding]) -> Iterator[Finding]:
     """Tell why the direct pairs fail."""
     path = known.path
+    if not transport.pairs:
+        return
     blocked = any(finding.cause is Cause.UDP_BLOCKED for finding in servers)
     if path and path.outcome in _CAUSES:
         if not blocked:  # which has been said, and is all the reason there is
@@ -250,7 +260,7 @@ def _nats(transport: IceTransport, known: Knowledge, servers: Sequence[Finding])
         yield _unanswered(transport, known, path)
     elif path:
         yield Finding(Cause.UNDETERMINED, Certainty.NOT_DETERMINED, _sides(path), path.advice)
-    elif not blocked:
+    elif not blocked and transport.state is not TransportState.CLOSED:
         yield from _without_both_reports(transport, known)
 
 

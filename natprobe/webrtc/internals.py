@@ -171,7 +171,7 @@ def transport_id(connection: Connection) -> str:
 
 def stun_url(connection: Connection) -> str | None:
     """Return the URL (RFC 7064) of the one STUN server that is used."""
-    return "stun:{}:{}".format(*connection.stun_server) if connection.stun_server else None
+    return f"stun:{_place(*connection.stun_server)}" if connection.stun_server else None
 
 
 def turn_url(connection: Connection) -> str | None:
@@ -179,7 +179,11 @@ def turn_url(connection: Connection) -> str | None:
     if not connection.turn_server:
         return None
     scheme = "turns" if connection.turn_ssl else "turn"
-    return "{}:{}:{}?transport={}".format(scheme, *connection.turn_server, connection.turn_transport)
+    return f"{scheme}:{_place(*connection.turn_server)}?transport={connection.turn_transport}"
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # --- steps, as they happen --------------------------------------------------------------------------------------------
