@@ -204,6 +204,12 @@ def test_a_missing_verdict_is_of_no_account_where_all_lead_to_one_outcome() -> N
     assert "whatever B's mapping and B's filtering" in path.reason
 
 
+def test_where_there_is_no_nat_its_mapping_is_no_question() -> None:
+    path = over_udp(profile(mapping=None, translated=False), profile(EI, AD, unsolicited_remap=False))
+    assert (path.outcome, path.certainty) == (Traversal.DIRECT, Certainty.CONFIRMED)
+    assert "whatever" not in path.reason
+
+
 def test_both_unknown_is_unknown() -> None:
     assert over_udp(profile(None, None), profile(None, None)).outcome is Traversal.UNKNOWN
 
@@ -273,6 +279,7 @@ def test_what_early_syns_get_is_named_where_it_was_not_tested() -> None:
     assert (path.outcome, path.certainty) == (Traversal.DIRECT, Certainty.LIKELY)
     assert "whether A's NAT or B's NAT answers a SYN that comes too early" in path.reason
     assert "A's NAT and B's NAT each refuses a SYN" in path.reason
+    assert path.reason.count("whether") == 2  # and no more than that
 
 
 def test_a_mapping_for_each_connection_is_no_known_port() -> None:
