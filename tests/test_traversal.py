@@ -8,18 +8,23 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
+from pairs import remaps
 
 import natprobe
 from natprobe.behaviour import Certainty, Dependence, Protocol, Treatment, Verdict, not_determined
 from natprobe.endpoint import Endpoint
 from natprobe.inference import Profile
 from natprobe.inference.candidates import TOLD_APART
+from natprobe.lab.policy import PRESETS, expected
 from natprobe.report import Family, Report, Vantage
 from natprobe.traversal import Order, PathPrediction, Traversal, predict
 from natprobe.traversal.model import Behaviour, Refusal, meet, outcome_of
+
+PAGE = Path(__file__).parents[1] / "docs" / "traversal.md"
 
 EI, AD, PD, APD = TOLD_APART
 NINE = [Behaviour(mapping, filtering) for mapping in (EI, AD, APD) for filtering in (EI, AD, APD)]
@@ -204,6 +209,12 @@ def test_a_missing_verdict_is_of_no_account_where_all_lead_to_one_outcome() -> N
     assert "whatever B's mapping and B's filtering" in path.reason
 
 
+def test_where_there_is_no_nat_its_mapping_is_no_question() -> None:
+    path = over_udp(profile(mapping=None, translated=False), profile(EI, AD, unsolicited_remap=False))
+    assert (path.outcome, path.certainty) == (Traversal.DIRECT, Certainty.CONFIRMED)
+    assert "whatever" not in path.reason
+
+
 def test_both_unknown_is_unknown() -> None:
     assert over_udp(profile(None, None), profile(None, None)).outcome is Traversal.UNKNOWN
 
@@ -273,6 +284,7 @@ def test_what_early_syns_get_is_named_where_it_was_not_tested() -> None:
     assert (path.outcome, path.certainty) == (Traversal.DIRECT, Certainty.LIKELY)
     assert "whether A's NAT or B's NAT answers a SYN that comes too early" in path.reason
     assert "A's NAT and B's NAT each refuses a SYN" in path.reason
+    assert path.reason.count("whether") == 2  # and no more than that
 
 
 def test_a_mapping_for_each_connection_is_no_known_port() -> None:
@@ -373,3 +385,33 @@ def sides() -> Iterable[Profile]:
         yield profile(mapping, filtering, unsolicited_remap=True, unsolicited_syn=Treatment.RESET)
     yield profile(translated=False)
     yield profile(reachable=False)
+
+
+# --- the page that shows what came of it ------------------------------------------------------------------------------
+
+
+def of_policy(name: str, protocol: Protocol) -> Profile:
+    """Return the profile that a report on a policy of the lab must have."""
+    policy = PRESETS[name]
+    told = expected(policy)[protocol]
+    if not told["reachable"]:
+        return profile(reachable=False)
+    mapping, filtering = Dependence(str(told["mapping"])), Dependence(str(told["filtering"]))
+    more: dict[str, Any] = {"unsolicited_remap": remaps(policy), "unsolicited_syn": policy.tcp.unsolicited}
+    return profile(mapping, filtering, translated=told["translated"], **more)
+
+
+@pytest.mark.parametrize(("heading", "predicted"), [("### UDP", over_udp), ("### TCP", over_tcp)])
+def test_the_page_shows_what_is_predicted_now_and_that_it_is_what_was_found(heading: str, predicted: Any) -> None:
+    """A cell is the prediction's letter and the three attempts: both at once, A first, B first."""
+    shown = {Traversal.DIRECT: {"D +++"}, Traversal.RELAY: {"R −−−"}}
+    timing = {Order.A: {"A ++−"}, Order.B: {"B +−+"}, Order.TOGETHER: {"T +−−"}}
+    protocol = Protocol(heading[-3:].lower())
+    section = PAGE.read_text().partition(heading)[2].partition("###")[0]
+    lines = [[cell.strip(" *") for cell in line.split("|")[1:-1]] for line in section.splitlines() if "|" in line]
+    (_, *names), _, *rows = lines
+    assert len(names) ** 2 >= 64
+    for a, *cells in rows:
+        for b, cell in zip(names, cells, strict=True):
+            path = predicted(of_policy(a, protocol), of_policy(b, protocol))
+            assert cell in (shown.get(path.outcome) or timing[path.first]), (a, b)
