@@ -53,7 +53,7 @@ PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
     *("inference", "traversal", "reflector/rules", "reflector/layout", "reflector/budget"),
     *("integrity", "webrtc/outcome", "webrtc/ice_servers", "webrtc/choosing", "webrtc/certificate"),
-    *("webrtc/ice", "webrtc/stats", "webrtc/findings", "webrtc/explanation"),
+    *("webrtc/ice", "webrtc/stats", "webrtc/findings", "webrtc/knowledge", "webrtc/explanation"),
     *("lab/policy", "lab/nftables"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]

@@ -11,9 +11,10 @@ import pytest
 from nat_reports import home, office
 
 from natprobe.behaviour import Certainty
-from natprobe.webrtc.explanation import Knowledge, explain_transports
+from natprobe.webrtc.explanation import explain_transports
 from natprobe.webrtc.findings import Cause, Explanation
 from natprobe.webrtc.ice import Candidate, CandidatePair, CandidateType, IceTransport, PairState, TransportState
+from natprobe.webrtc.knowledge import Knowledge
 from natprobe.webrtc.outcome import IceServerCheck, IceServerState
 
 STUN, TURN = "stun:198.51.100.10:3478", "turn:198.51.100.11:3500?transport=udp"
@@ -182,6 +183,8 @@ def test_a_turn_server_without_a_relayed_address_is_named_with_its_reason() -> N
     silent, nat = explain(known).findings
     assert (silent.cause, nat.cause) == (Cause.TURN_FAILED, Cause.NAT_PAIR)
     assert "check_ice_servers" in silent.advice
+    usable = explain(known, servers=(check(TURN, IceServerState.OK, None),)).findings[0]
+    assert "usable when it was checked" in usable.advice
     watched = explain(replace(known, failures=((TURN, "401 Unauthorized"),)))
     assert watched.findings[0].reason.endswith("401 Unauthorized")
     # The same server, spelt in another way.

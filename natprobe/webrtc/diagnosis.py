@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from typing import Any
 
 from natprobe.report import Report
-from natprobe.webrtc.explanation import Knowledge, explain_transports
+from natprobe.webrtc.explanation import explain_transports
 from natprobe.webrtc.findings import Explanation
 from natprobe.webrtc.internals import transports
+from natprobe.webrtc.knowledge import Knowledge
 from natprobe.webrtc.outcome import IceServerCheck
 from natprobe.webrtc.stats import Statistics, statistics
 

@@ -7,43 +7,15 @@ Each rule is a small function that looks at one possible cause and returns a `Fi
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from natprobe.behaviour import Certainty, Dependence, Verdict
 from natprobe.inference import Profile
 from natprobe.report import Report
-from natprobe.traversal import predict
 from natprobe.traversal.judging import PathPrediction
 from natprobe.traversal.model import Traversal
 from natprobe.webrtc.findings import Cause, Explanation, Finding
 from natprobe.webrtc.ice import CandidatePair, CandidateType, IceTransport, PairState, TransportState
-from natprobe.webrtc.ice_servers import IceUrl
-from natprobe.webrtc.outcome import IceServerCheck
-
-
-@dataclass(frozen=True, slots=True)
-class Knowledge:
-    """What is known beside the agent: the reports of this side and of its peer, and the servers as checked."""
-
-    mine: Report | None = None
-    theirs: Report | None = None
-    servers: Sequence[IceServerCheck] = ()
-
-    @property
-    def path(self) -> PathPrediction | None:
-        """What the two reports say about UDP between the two sides; A is this side."""
-        return predict(self.mine, self.theirs).udp if self.mine and self.theirs else None
-
-    def says_of(self, url: str) -> str | None:
-        """Return what is wrong with a server according to the checks; None if nothing, or if it was not checked."""
-        place = _place(url)
-        return next((check.reason for check in self.servers if not check.usable and _place(check.url) == place), None)
-
-
-def _place(url: str) -> tuple[bool, str, str, int]:
-    """Return what two spellings of one URL have in common."""
-    read = IceUrl.parse(url)
-    return read.relay, read.transport, read.host, read.port
+from natprobe.webrtc.knowledge import Knowledge
 
 
 def explain_transports(transports: Sequence[IceTransport], known: Knowledge) -> Explanation:
@@ -191,7 +163,12 @@ def _turn(transport: IceTransport, known: Knowledge) -> Iterator[Finding]:
     if why:
         yield Finding(Cause.TURN_FAILED, Certainty.CONFIRMED, f"{url} gave no relayed address: {why}")
         return
-    advice = "aioice does not tell why: check_ice_servers does, and so does a watch around the gathering."
+    if known.found_usable(url):
+        advice = (
+            "It was usable when it was checked: see which credentials the agent was given, and that they still hold."
+        )
+    else:
+        advice = "aioice does not tell why: check_ice_servers does, and so does a watch around the gathering."
     yield Finding(Cause.TURN_FAILED, Certainty.CONFIRMED, f"{url} gave no relayed address", advice)
 
 

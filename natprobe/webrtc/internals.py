@@ -21,6 +21,7 @@ from aioice import Connection, TransportPolicy
 from aioice.ice import CONSENT_FAILURES, StunProtocol, candidate_pair_priority
 
 from natprobe.webrtc.ice import Candidate, CandidatePair, CandidateType, IceTransport, PairState, TransportState
+from natprobe.webrtc.servers_used import origin, relay_protocol, stun_url, turn_url
 from natprobe.webrtc.steps import Listener, Step, why
 
 _STATES = {
@@ -145,45 +146,15 @@ def _candidate(candidate: Any, owner: Connection | None = None) -> Candidate:
         foundation=candidate.foundation,
         related_address=candidate.related_address,
         related_port=candidate.related_port,
-        relay_protocol=_relay_protocol(owner) if owner and kind is CandidateType.RELAY else None,
-        url=_origin(kind, owner) if owner else None,
+        relay_protocol=relay_protocol(owner) if owner and kind is CandidateType.RELAY else None,
+        url=origin(kind, owner) if owner else None,
         tcp_type=candidate.tcptype,
     )
-
-
-def _relay_protocol(owner: Connection) -> str:
-    return "tls" if owner.turn_ssl else owner.turn_transport
-
-
-def _origin(kind: CandidateType, owner: Connection) -> str | None:
-    match kind:
-        case CandidateType.SERVER_REFLEXIVE:
-            return stun_url(owner)
-        case CandidateType.RELAY:
-            return turn_url(owner)
-    return None
 
 
 def transport_id(connection: Connection) -> str:
     """Return the name under which a connection appears in statistics and events."""
     return f"ice-{connection._id}"
-
-
-def stun_url(connection: Connection) -> str | None:
-    """Return the URL (RFC 7064) of the one STUN server that is used."""
-    return f"stun:{_place(*connection.stun_server)}" if connection.stun_server else None
-
-
-def turn_url(connection: Connection) -> str | None:
-    """Return the URL (RFC 7065) of the one TURN server that is used."""
-    if not connection.turn_server:
-        return None
-    scheme = "turns" if connection.turn_ssl else "turn"
-    return f"{scheme}:{_place(*connection.turn_server)}?transport={connection.turn_transport}"
-
-
-def _place(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 # --- steps, as they happen --------------------------------------------------------------------------------------------
