@@ -20,7 +20,7 @@ from ice_peers import connect, introduce, lose_consent, negotiate, silent_port
 from natprobe.webrtc import ice_stats
 from natprobe.webrtc.ice import CandidateType, IceTransport, PairState, TransportState
 from natprobe.webrtc.internals import connections, fast_failure, listen, transports, unlisten
-from natprobe.webrtc.steps import Step
+from natprobe.webrtc.steps import Step, why
 
 pytestmark = pytest.mark.usefixtures("on_loopback")
 
@@ -254,3 +254,11 @@ def test_impatience_ends_with_its_block() -> None:
     with pytest.raises(ZeroDivisionError):
         fail_impatiently()
     assert patient == (aioice.stun.RETRY_MAX, aioice.stun.RETRY_RTO)
+
+
+def test_a_servers_words_are_made_fit_for_a_terminal() -> None:
+    response = aioice.stun.Message(aioice.stun.Method.ALLOCATE, aioice.stun.Class.ERROR)
+    response.attributes["ERROR-CODE"] = (437, "Mismatched\x1b[2J allocation\0\n")
+    assert why(aioice.stun.TransactionFailed(response), 0) == "437 Mismatched[2J allocation"
+    del response.attributes["ERROR-CODE"]
+    assert why(aioice.stun.TransactionFailed(response), 0) == "an error without a code"

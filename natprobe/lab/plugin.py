@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -36,21 +37,18 @@ def nat_lab() -> Iterator[Lab]:
         yield lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def nat_lab_turn(nat_lab: Lab) -> Iterator[dict[str, Any]]:
-    """A TURN server that both sides reach, as an ICE server: ``urls``, ``username``, ``credential``."""
+    """A TURN server of the test's own, as an ICE server for both sides: ``urls``, ``username``, ``credential``."""
     from natprobe.errors import LabUnavailable  # noqa: PLC0415
     from natprobe.lab.turn import turn_server  # noqa: PLC0415
 
-    serving = turn_server(nat_lab)
-    try:
-        server = serving.__enter__()
-    except LabUnavailable as missing:
-        _not_here(missing)
-    try:
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(turn_server(nat_lab))
+        except LabUnavailable as missing:
+            _not_here(missing)
         yield server
-    finally:
-        serving.__exit__(None, None, None)
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
 from subprocess import Popen
 from threading import Thread
 from typing import Any
@@ -14,20 +15,22 @@ from typing import Any
 from natprobe.errors import LabUnavailable
 from natprobe.lab.backend import Lab
 
-PORT = 3500
+_PORTS = count(3500, 10)
+"""To each server a port of its own: a NAT that has been swapped gives old ports anew, and an allocation of an earlier
+client at the same 5-tuple would be in the way (437, RFC 8656 §7.2)."""
 _READY = "Total General servers"
 
 
 @contextmanager
-def turn_server(lab: Lab, *options: str, port: int = PORT, transport: str = "udp") -> Iterator[dict[str, Any]]:
+def turn_server(lab: Lab, *options: str) -> Iterator[dict[str, Any]]:
     """Run a TURN server for the length of a block; it is the ICE server with ``urls``, ``username`` and ``credential``.
 
-    It listens on the reflector's second address, over UDP and TCP; ``options`` are more of turnserver(1). Raises
-    LabUnavailable where coturn is not installed or does not start.
+    It listens on the reflector's second address, over UDP, which the URL names, and over TCP. ``options`` are more of
+    turnserver(1). Raises LabUnavailable where coturn is not installed or does not start.
     """
     if not shutil.which("turnserver", path="/usr/bin:/usr/local/bin:/usr/sbin"):
         raise LabUnavailable("the TURN server of the lab is coturn: apt install coturn")
-    address = str(lab.topology.reflector_addresses[1])
+    address, port = str(lab.topology.reflector_addresses[1]), next(_PORTS)
     with tempfile.TemporaryDirectory(prefix="natprobe-") as directory:
         command = [
             *("turnserver", "-n", "--lt-cred-mech", "--user=natprobe:natprobe", "--realm=lab", "--no-cli", "--no-tls"),
@@ -37,8 +40,7 @@ def turn_server(lab: Lab, *options: str, port: int = PORT, transport: str = "udp
         server = lab.start(lab.topology.reflector.name, command)
         try:
             _await_ready(server)
-            url = f"turn:{address}:{port}?transport={transport}"
-            yield {"urls": url, "username": "natprobe", "credential": "natprobe"}
+            yield {"urls": f"turn:{address}:{port}?transport=udp", "username": "natprobe", "credential": "natprobe"}
         finally:
             server.terminate()
             server.wait()

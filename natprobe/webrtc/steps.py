@@ -37,8 +37,9 @@ def why(failure: BaseException, waited: float) -> str:
     """Return why a question to a server came to nothing after ``waited`` seconds."""
     match failure:
         case TransactionFailed():
-            code, reason = failure.response.attributes.get("ERROR-CODE", (0, "an error without a code"))
-            return f"{code} {reason}".strip()
+            code, reason = failure.response.attributes.get("ERROR-CODE", ("", "an error without a code"))
+            # The server's own words, whatever they are.
+            return "".join(filter(str.isprintable, f"{code} {reason}")).strip()
         case TransactionTimeout():
             return "no answer"
         case asyncio.CancelledError():

@@ -94,7 +94,7 @@ def test_a_turn_server_that_refuses_is_quoted(explained: Connect, nat_lab_turn: 
 
 
 def test_a_turn_server_that_relays_nothing_is_told_from_one_that_refuses(nat_lab: Lab, ice_pair: Connect) -> None:
-    with turn_server(nat_lab, "--denied-peer-ip=0.0.0.0-255.255.255.255", port=3600) as deaf:
+    with turn_server(nat_lab, "--denied-peer-ip=0.0.0.0-255.255.255.255") as deaf:
         pair = ice_pair("apdm-apdf", "apdm-apdf", turn=deaf)
     assert not pair.connected
     for side in (pair.home, pair.office):
