@@ -364,7 +364,7 @@ def test_explain_refuses_a_directory(tmp_path: Path) -> None:
 def neighbour(tmp_path: Path) -> Path:
     """A report from behind another address than the recorded ones."""
     file = tmp_path / "neighbour.json"
-    file.write_text((RECORDED / "linux-masquerade-accept.json").read_text().replace("198.51.100.1:", "198.51.100.2:"))
+    file.write_text((RECORDED / "eim-apdf.json").read_text().replace("198.51.100.1:", "198.51.100.2:"))
     return file
 
 
