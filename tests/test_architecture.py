@@ -14,18 +14,20 @@ PACKAGE = Path(natprobe.__file__).parent
 GROUND = {"endpoint", "errors"}
 VOCABULARY = GROUND | {"behaviour"}
 WIRE = GROUND | {"stun", "extensions"}
-FACTS = VOCABULARY | WIRE | {"observation", "server", "silence"}
+FACTS = VOCABULARY | WIRE | {"observation", "server", "silence", "draws"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "endpoint": set(),
     "errors": set(),
     "behaviour": {"endpoint"},
+    "descriptors": set(),
     "stun": GROUND,
     "extensions": GROUND | {"stun"},
     "integrity": GROUND | {"stun"},
     "observation": VOCABULARY,
     "server": GROUND | {"stun", "extensions", "observation"},
     "silence": GROUND | {"observation"},
+    "draws": VOCABULARY | {"observation"},
     "network": GROUND,
     "sockets": GROUND | {"network"},
     "exchange": FACTS | {"network"},
@@ -37,20 +39,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "public": GROUND,
     "run": FACTS | {"network", "sockets", "probes", "report", "version"},
     "schema": FACTS | {"inference", "report"},
-    "reflector": WIRE,
+    "reflector": WIRE | {"descriptors"},
+    "reuse": FACTS | {"network", "sockets", "conversation", "descriptors", "inference"},
     "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector", "webrtc"},
     "webrtc": FACTS
     | {"integrity", "network", "sockets", "exchange", "inference", "report", "run", "schema", "traversal", "version"},
     "views": FACTS | {"inference", "report", "traversal"},
     "cli": FACTS
-    | {"version", "inference", "report", "run", "public", "reflector", "lab", "traversal", "views", "webrtc"},
+    | {"version", "inference", "report", "run", "public", "reflector", "reuse", "lab", "traversal", "views", "webrtc"},
     "__init__": FACTS | {"inference", "report", "run", "traversal"},
     "__main__": {"cli"},
 }
 """Arrows run downward only; probes and inference meet in ``run`` alone; nothing but the command line uses the lab."""
 
 PURE = [
-    *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
+    *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "draws", "report"),
+    *("reuse/facts", "reuse/conclusions", "reuse/capacity"),
     *("inference", "traversal", "reflector/rules", "reflector/layout", "reflector/budget"),
     *("integrity", "webrtc/outcome", "webrtc/ice_servers", "webrtc/choosing", "webrtc/certificate"),
     *("webrtc/ice", "webrtc/stats", "webrtc/findings", "webrtc/knowledge", "webrtc/explanation"),

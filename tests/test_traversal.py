@@ -45,7 +45,7 @@ def profile(mapping: Any = EI, filtering: Any = APD, address: str = "198.51.100.
     """Return a profile; a value of None stands for what is not determined."""
     told = {"reachable": True, "translated": True, "mapping": mapping, "filtering": filtering} | more
     external = (Endpoint(ip_address(address), 40000),) if told["reachable"] else None
-    verdicts = {
+    verdicts: dict[str, Any] = {
         key: value if isinstance(value, Verdict) else not_determined("no answer") if value is None else sure(value)
         for key, value in (told | {"external": external}).items()
     }

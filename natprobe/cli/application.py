@@ -10,7 +10,7 @@ import typer
 from natprobe.cli.lean import group
 from natprobe.version import VERSION
 
-_COMMANDS = ("classify", "explain", "predict", "reflect", "lab", "demo", "turn")
+_COMMANDS = ("classify", "reuse", "explain", "predict", "reflect", "lab", "demo", "turn")
 
 
 def application(chosen: str | None = None) -> typer.Typer:

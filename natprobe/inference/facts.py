@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint
-from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Purpose, Volley
+from natprobe.observation import ConnectBack, Draws, Exchange, Hold, Observation, Purpose, Sharing, Volley
 from natprobe.server import Server, describe
 
 T = TypeVar("T", Exchange, Volley, ConnectBack, Hold)
@@ -43,7 +43,16 @@ class Facts:
 
     @cached_property
     def volleys(self) -> list[Cited[Volley]]:
-        return self._of(Volley) if self.protocol is Protocol.UDP else []
+        """The volleys of the filtering test."""
+        return self._volleys(Purpose.FILTERING)
+
+    @cached_property
+    def knocks(self) -> list[Cited[Volley]]:
+        """The volleys that were to be unsolicited."""
+        return self._volleys(Purpose.REMAP)
+
+    def _volleys(self, purpose: Purpose) -> list[Cited[Volley]]:
+        return [cited for cited in self._of(Volley) if self.protocol is Protocol.UDP and cited[1].purpose is purpose]
 
     @cached_property
     def connect_backs(self) -> list[Cited[ConnectBack]]:
@@ -52,6 +61,19 @@ class Facts:
     @cached_property
     def holds(self) -> list[Cited[Hold]]:
         return self._of(Hold) if self.protocol is Protocol.TCP else []
+
+    @cached_property
+    def draws(self) -> list[tuple[int, Draws]]:
+        """The draws of external ports, over either protocol."""
+        found = ((index, fact) for index, fact in enumerate(self.observations) if isinstance(fact, Draws))
+        return [(i, fact) for i, fact in found if any(flow.local.version == self.version for flow in fact.flows)]
+
+    @cached_property
+    def sharings(self) -> list[tuple[int, Sharing]]:
+        """The trials of two flows on one external port, the first of this protocol."""
+        found = ((index, fact) for index, fact in enumerate(self.observations) if isinstance(fact, Sharing))
+        mine = ((index, fact) for index, fact in found if fact.protocol is self.protocol)
+        return [(index, fact) for index, fact in mine if fact.first.local.version == self.version]
 
     @property
     def asked(self) -> list[Cited[Exchange]]:

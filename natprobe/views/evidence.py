@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import singledispatch
 
 from natprobe.inference.facts import listing
-from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Outcome, Resolution, Volley, to_json
+from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Outcome, Purpose, Resolution, Volley, to_json
 from natprobe.report import Report
 from natprobe.views.wording import blocks, value_in_words
 
@@ -57,7 +57,8 @@ def _(fact: Volley) -> str:
     came = [endpoint for endpoint in asked if fact.heard(endpoint)]
     control = f"control back{_in(fact.control_after)}" if fact.control_after is not None else "control lost"
     told = f"{control}, {listing(came) or 'none'} came in, {len(asked) - len(came)} silent"
-    return f"{_at(fact.at)} UDP volley {fact.remote} → {fact.local}: {told}"
+    unsolicited = f", unsolicited from {listing(asked)}" if fact.purpose is Purpose.REMAP else ""
+    return f"{_at(fact.at)} UDP volley {fact.remote} → {fact.local}{unsolicited}: {told}"
 
 
 @in_words.register
