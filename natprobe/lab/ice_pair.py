@@ -104,7 +104,7 @@ def connect_pair(
 def classify_pair(lab: Lab, home: NatPolicy | str, office: NatPolicy | str) -> tuple[Report, Report]:
     """Put a NAT before each of two hosts and return what natprobe finds from home-1 and from office-1."""
     _apply(lab, home, office)
-    command = ["natprobe", "classify", "-s", str(lab.topology.reflector_addresses[0]), "--quick", "--json"]
+    command = ["natprobe", "classify", "-s", str(lab.topology.reflector_addresses[0]), "--json"]
     programs = [lab.start(node, command) for node in NODES]
     home_json, office_json = (program.communicate(timeout=_TIMEOUT)[0] for program in programs)
     return Report.loads(home_json), Report.loads(office_json)

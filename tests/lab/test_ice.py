@@ -107,7 +107,10 @@ def test_who_sends_first_decides_where_a_strangers_packet_moves_the_port(explain
     assert explained(*nats, skew=0.2).connected
     late = explained(*nats, skew=-0.2)
     assert not late.connected
-    assert late.home.causes == ["timing"]
+    assert late.home.causes == late.office.causes == ["timing"]
+    (finding,) = late.home.explanation["findings"]
+    assert "A's NAT moves its own side's packets" in finding["reason"]
+    assert "Let A send first" in finding["advice"]
 
 
 def test_peers_without_servers_are_told_that_they_have_none(explained: Connect) -> None:
