@@ -35,16 +35,19 @@ MAY_IMPORT: dict[str, set[str]] = {
     "probes": FACTS | {"network", "exchange", "conversation"},
     "inference": FACTS,
     "report": FACTS | {"inference"},
+    "traversal": FACTS | {"inference", "report"},
     "public": GROUND,
     "run": FACTS | {"network", "sockets", "probes", "report", "version"},
     "schema": FACTS | {"inference", "report"},
     "reflector": WIRE | {"descriptors"},
     "reuse": FACTS | {"network", "sockets", "conversation", "descriptors", "inference"},
-    "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
-    "webrtc": FACTS | {"integrity", "network", "sockets", "exchange"},
-    "views": FACTS | {"inference", "report"},
-    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "reuse", "lab", "views", "webrtc"},
-    "__init__": FACTS | {"inference", "report", "run"},
+    "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector", "webrtc"},
+    "webrtc": FACTS
+    | {"integrity", "network", "sockets", "exchange", "inference", "report", "run", "schema", "traversal", "version"},
+    "views": FACTS | {"inference", "report", "traversal"},
+    "cli": FACTS
+    | {"version", "inference", "report", "run", "public", "reflector", "reuse", "lab", "traversal", "views", "webrtc"},
+    "__init__": FACTS | {"inference", "report", "run", "traversal"},
     "__main__": {"cli"},
 }
 """Arrows run downward only; probes and inference meet in ``run`` alone; nothing but the command line uses the lab."""
@@ -52,8 +55,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "draws", "report"),
     *("reuse/facts", "reuse/conclusions", "reuse/capacity"),
-    *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
+    *("inference", "traversal", "reflector/rules", "reflector/layout", "reflector/budget"),
     *("integrity", "webrtc/outcome", "webrtc/ice_servers", "webrtc/choosing", "webrtc/certificate"),
+    *("webrtc/ice", "webrtc/stats", "webrtc/findings", "webrtc/knowledge", "webrtc/explanation"),
+    *("lab/policy", "lab/nftables"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]
 WAITING = {"asyncio", "socket", "time", "select", "threading", "subprocess", "asyncio_dgram"}

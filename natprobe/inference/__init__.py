@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from natprobe.behaviour import Dependence, PortReuse, Protocol, Verdict
+from natprobe.behaviour import Dependence, PortReuse, Protocol, Treatment, Verdict
 from natprobe.endpoint import Endpoint
 from natprobe.inference.assignment import AssignmentVerdict, judge_assignment
 from natprobe.inference.concurrency import Concurrent, judge_concurrency
@@ -31,6 +31,7 @@ class Profile:
     port_reuse: Verdict[PortReuse] | None = None
     concurrent: Verdict[Concurrent] | None = None
     unsolicited_remap: Verdict[bool] | None = None
+    unsolicited_syn: Verdict[Treatment] | None = None
 
     @property
     def settled(self) -> bool:
