@@ -61,6 +61,12 @@ class Stream(Protocol):
     async def receive(self, size: int) -> bytes:
         """Wait for exactly ``size`` bytes; fewer when the connection has ended."""
 
+    async def finish(self) -> None:
+        """End the connection as TCP does: send no more, and wait until the other end has nothing more to send either.
+
+        Afterwards the same local endpoint can connect to the same remote again, where the system lets it (TIME-WAIT).
+        """
+
     def close(self) -> None:
         """End the connection. May be called twice."""
 

@@ -184,6 +184,13 @@ class _HostStream:
         except OSError:
             return b""
 
+    async def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.write_eof()
+            while await self._reader.read(4096):
+                pass
+        self.close()
+
     def close(self) -> None:
         self._writer.close()
 

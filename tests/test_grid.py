@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -13,7 +14,9 @@ from natprobe.lab.link import Impairment, Path
 from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy, compose, differences
 from natprobe.lab.simulation import simulate
 
-TOLD_APART = [dependence for dependence in Dependence if dependence is not Dependence.CONNECTION_DEPENDENT]
+PER_CONNECTION = Dependence.CONNECTION_DEPENDENT
+TOLD_APART = [dependence for dependence in Dependence if dependence is not PER_CONNECTION]
+"""What UDP can be. Over TCP a mapping may depend on the connection as well; that a filter does is not found out."""
 
 
 def found(*policies: NatPolicy, path: str = "lan") -> list[str]:
@@ -35,6 +38,19 @@ def test_every_preset_is_found_again(name: str) -> None:
 def test_every_class_is_found_again(mapping: Dependence, filtering: Dependence, assignment: PortAssignment) -> None:
     policy = ProtocolPolicy(mapping, filtering, assignment, PortReuse.PER_PROTOCOL)
     assert found(NatPolicy.alike(policy)) == []
+
+
+@pytest.mark.parametrize(("filtering", "assignment"), list(product(TOLD_APART, PortAssignment)), ids=str)
+def test_a_mapping_of_each_connection_is_found_again(filtering: Dependence, assignment: PortAssignment) -> None:
+    udp = ProtocolPolicy(Dependence.ADDRESS_AND_PORT_DEPENDENT, filtering, assignment, PortReuse.PER_PROTOCOL)
+    assert found(NatPolicy(udp, replace(udp, mapping=PER_CONNECTION))) == []
+
+
+def test_a_filter_by_connection_reads_as_one_by_address_and_port() -> None:
+    """Nothing that we do can tell them apart: the reflector never dials from the endpoint that was connected to."""
+    policy = NatPolicy(tcp=ProtocolPolicy(filtering=PER_CONNECTION))
+    (difference,) = found(policy)
+    assert "the report says address-and-port-dependent" in difference
 
 
 @pytest.mark.parametrize("filtering", TOLD_APART, ids=str)

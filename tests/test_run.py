@@ -72,7 +72,7 @@ async def test_each_test_has_a_port_of_its_own(reflector: Reflector) -> None:
     report = await classify([PRIMARY])
     ports: dict[tuple[Protocol, bool], set[int]] = {}
     for fact in report.observations:
-        if isinstance(fact, Exchange):
+        if isinstance(fact, Exchange) and fact.purpose is not Purpose.RECONNECT:
             mapping = fact.purpose in (Purpose.MAPPING, Purpose.HOLD)
             ports.setdefault((fact.protocol, mapping), set()).add(fact.local.port)
     for protocol in Protocol:

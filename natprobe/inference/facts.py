@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
 from natprobe.behaviour import Protocol
-from natprobe.endpoint import Endpoint
+from natprobe.endpoint import Address, Endpoint
 from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Purpose, Volley
 from natprobe.server import Server, describe
 
 T = TypeVar("T", Exchange, Volley, ConnectBack, Hold)
 Cited = tuple[int, T]
+
+MANY_SERVERS = "is answered by several servers in turn (or by one that was restarted meanwhile)"
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,30 @@ class Facts:
     @property
     def answered(self) -> list[Cited[Exchange]]:
         return [cited for cited in self.exchanges if cited[1].answered]
+
+    @cached_property
+    def external_addresses(self) -> set[Address]:
+        """Every external address that this host had, over whatever protocol, but its own."""
+        seen = [exchange for _, exchange in (*self.answered, *self.elsewhere) if exchange.answered and exchange.mapped]
+        return {e.mapped.address for e in seen if e.mapped and e.mapped.address != e.local.address}
+
+    @cached_property
+    def shared(self) -> set[Endpoint]:
+        """The endpoints at which not always the same server answered, as far as servers tell.
+
+        A reflector names itself; any server tells by the other address that it names.
+        """
+        instances: defaultdict[Address, set[str]] = defaultdict(set)
+        others: defaultdict[Endpoint, set[Endpoint]] = defaultdict(set)
+        for _, exchange in (*self.exchanges, *self.elsewhere):
+            if exchange.purpose is Purpose.PROOF or not exchange.answered:
+                continue  # a proof comes from elsewhere
+            if exchange.instance:
+                instances[exchange.remote.address].add(exchange.instance)
+            if exchange.other:
+                others[exchange.remote].add(exchange.other)
+        asked = {exchange.remote for _, exchange in (*self.exchanges, *self.elsewhere)}
+        return {remote for remote in asked if len(instances[remote.address]) > 1 or len(others[remote]) > 1}
 
     def server(self, contacted: Endpoint) -> Server | None:
         """Return what the server contacted at this endpoint said of itself, over this protocol."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
 from natprobe.endpoint import Endpoint
 from natprobe.inference.candidates import explaining_filter
-from natprobe.inference.facts import Facts, indexes, listing
+from natprobe.inference.facts import MANY_SERVERS, Facts, indexes, listing
 from natprobe.observation import ConnectBack, Dialled, Exchange, Outcome, Purpose, Volley
 from natprobe.server import Kind, Server
 from natprobe.silence import CONVINCING, SUGGESTIVE, tally
@@ -126,7 +126,8 @@ def _heard_or_not(facts: Facts, server: Server | None, volleys: list[Volley], se
         return Finding(None, False, f"could not be used: {refusal}")
     told = f"({counted.rounds} times asked, {counted.controls} controls back)"
     missing = _missing_proof(facts, server, sender, proofs)
-    if missing:
+    if missing or volleys[0].remote in facts.shared:
+        missing = missing or f"{volleys[0].remote} {MANY_SERVERS}"
         return Finding(None, False, f"stayed silent {told}, but {missing}")
     if counted.chance > SUGGESTIVE:
         return Finding(None, False, f"stayed silent {told}, too few to tell a filter from loss")
@@ -190,6 +191,8 @@ def _dialled(facts: Facts, dialled: ConnectBack) -> Finding:
         return Finding(None, False, f"stayed silent {tried}, too few to tell a filter from loss")
     server = facts.server(dialled.remote)
     dead = _dead_alternate(facts, server, dialled.source) if server else None
+    if dialled.remote in facts.shared:
+        dead = f"{dialled.remote} {MANY_SERVERS}"
     if dead:
         return Finding(None, False, f"stayed silent {tried}, but {dead}")
     few = dialled.attempts < ENOUGH_DIALS

@@ -117,13 +117,13 @@ _DEPENDENCES = {
 }
 
 _PLAIN = ProtocolPolicy(port_assignment=PortAssignment.PRESERVING, port_reuse=PortReuse.PER_DESTINATION)
-_RANDOM = replace(_PLAIN, mapping=Dependence.ADDRESS_AND_PORT_DEPENDENT, port_assignment=PortAssignment.RANDOM)
+_RANDOM_UDP = replace(_PLAIN, mapping=Dependence.ADDRESS_AND_PORT_DEPENDENT, port_assignment=PortAssignment.RANDOM)
+_RANDOM_TCP = replace(_RANDOM_UDP, mapping=Dependence.CONNECTION_DEPENDENT)
 _OPEN = ProtocolPolicy(filtering=Dependence.ENDPOINT_INDEPENDENT, unsolicited=Treatment.ACCEPTED)
 
 
-def _linux(policy: ProtocolPolicy) -> NatPolicy:
-    udp, tcp = (replace(policy, details=LINUX[protocol]) for protocol in Protocol)
-    return NatPolicy(udp, tcp)
+def _linux(udp: ProtocolPolicy, tcp: ProtocolPolicy | None = None) -> NatPolicy:
+    return NatPolicy(replace(udp, details=LINUX[Protocol.UDP]), replace(tcp or udp, details=LINUX[Protocol.TCP]))
 
 
 PRESETS: Mapping[str, NatPolicy] = {
@@ -140,7 +140,7 @@ PRESETS: Mapping[str, NatPolicy] = {
     "linux-masquerade-accept": _linux(replace(_PLAIN, unsolicited=Treatment.ACCEPTED)),
     "linux-masquerade-drop": _linux(_PLAIN),
     "linux-masquerade-reject": _linux(replace(_PLAIN, unsolicited=Treatment.RESET)),
-    "linux-fully-random": _linux(_RANDOM),
+    "linux-fully-random": _linux(_RANDOM_UDP, _RANDOM_TCP),
 }
 """Every policy that has a name. ``eim-apdf`` reads: endpoint-independent mapping, address-and-port-dependent filter."""
 
