@@ -377,12 +377,12 @@ def dialled(outcome: Dialled, source: Endpoint, attempts: int = 12) -> ConnectBa
     return ConnectBack(FRESH, R1, source, 0.1, attempts, 0.5, outcome)
 
 
-def tcp(*facts: Observation, alternate: bool = True) -> Profile:
-    """The profile of facts over TCP beside a reflector's greeting, its alternate alive or not."""
+def tcp(*facts: Observation, alive: Sequence[Endpoint] = GRID, results: Outcome = Outcome.ANSWERED) -> Profile:
+    """The profile of facts over TCP beside a reflector's greeting, what it told of its dials, and who is alive then."""
     greeting = hello(site=SITE, protocol=TCP)
-    remotes = GRID if alternate else GRID[:2]
-    held = [replace(fact, protocol=TCP) for fact in mapping(dict.fromkeys(remotes, outside(1)))]
-    return profile(greeting, *facts, *held, protocol=TCP)
+    asked = exchange(Purpose.FILTERING, R1, protocol=TCP, outcome=results)
+    held = [replace(fact, protocol=TCP, at=1.0) for fact in mapping(dict.fromkeys(alive, outside(1)))]
+    return profile(greeting, asked, *facts, *held, protocol=TCP)
 
 
 DIALS = (R1.with_port(0), R2, R2.with_port(0), QUIET.with_port(0))
@@ -417,8 +417,21 @@ def test_silence_of_a_dead_alternate_is_no_filter() -> None:
     """A reflector whose other addresses are cut off would make every open path address-dependent."""
     facts = [dialled(Dialled.ACCEPTED, DIALS[0]), *(dialled(Dialled.SILENT, source) for source in DIALS[1:])]
     assert told(tcp(*facts).filtering) == (AD, CONFIRMED)
-    verdict = tcp(*facts, alternate=False).filtering
+    verdict = tcp(*facts, alive=GRID[:2]).filtering
     assert unknown(verdict, "cannot tell", f"the reflector's other address {R2.address} did not answer either")
+
+
+def test_silence_of_a_reflector_that_died_meanwhile_is_no_filter() -> None:
+    """It greeted, dialled, told what came of it, and did not hear who answered its dials."""
+    verdict = tcp(*(dialled(Dialled.SILENT, source) for source in DIALS), alive=GRID[2:]).filtering
+    assert unknown(verdict, "cannot tell", f"another port of {R1.address} stayed silent", "did not answer any more")
+    nobody = tcp(*(dialled(Dialled.SILENT, source) for source in DIALS), alive=()).filtering
+    assert unknown(nobody, f"{R1.address} did not answer any more")
+
+
+def test_a_connection_lost_before_it_told_of_the_dials_is_named() -> None:
+    lost = tcp(*(dialled(Dialled.NOT_DIALLED, source) for source in DIALS), results=Outcome.MUTE).filtering
+    assert unknown(lost, f"{R1} did not tell what came of it, the connection to it was lost")
 
 
 def test_what_accepts_in_this_hosts_place_is_neither_passing_nor_a_filter() -> None:

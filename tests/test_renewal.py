@@ -19,7 +19,7 @@ from natprobe.network import Rejection
 from natprobe.observation import Exchange, Outcome, Purpose
 
 APD, CD = Dependence.ADDRESS_AND_PORT_DEPENDENT, Dependence.CONNECTION_DEPENDENT
-CONFIRMED, LIKELY = Certainty.CONFIRMED, Certainty.LIKELY
+CONFIRMED, LIKELY, NOT_DETERMINED = Certainty.CONFIRMED, Certainty.LIKELY, Certainty.NOT_DETERMINED
 FOUR = [Endpoint.of(address, port) for address, port in product(REFLECTOR[:2], (3478, 3479))]
 LOCAL = Endpoint.of(CLIENT, 50000)
 
@@ -54,11 +54,15 @@ def judged(*series: list[int], spread: tuple[int, int, int, int] = (1, 2, 3, 4))
         ([[7, 8, 8], [9, 9]], APD, LIKELY),
         ([], APD, LIKELY),
         ([[7], [8]], APD, LIKELY),
-        ([[0]], APD, LIKELY),
+        # Of what was lost nothing follows.
+        ([[7, 0]], None, NOT_DETERMINED),
+        ([[0], [7]], None, NOT_DETERMINED),
+        ([[7, 0], [8, 8]], APD, CONFIRMED),
+        ([[7, 8, 0]], CD, LIKELY),
     ],
 )
 def test_what_is_seen_again_is_not_the_connections(
-    series: list[list[int]], value: Dependence, certainty: Certainty
+    series: list[list[int]], value: Dependence | None, certainty: Certainty
 ) -> None:
     verdict = judged(*series)
     assert (verdict.value, verdict.certainty) == (value, certainty)
@@ -66,6 +70,17 @@ def test_what_is_seen_again_is_not_the_connections(
 
 def test_what_was_not_seen_is_said_and_why() -> None:
     assert "was not seen (198.51.100.10:3478: silent)" in judged([7, 0]).reason
+
+
+def test_a_system_that_does_not_connect_again_leaves_the_plain_reading() -> None:
+    """Where no timestamps tell two connections apart, TIME-WAIT keeps the pair of endpoints for a minute."""
+    facts = [connection(Purpose.MAPPING, LOCAL, to, port) for port, to in enumerate(FOUR, 1)]
+    first = connection(Purpose.RECONNECT, LOCAL.with_port(50001), FOUR[0], 7)
+    busy = replace(first, outcome=Outcome.REJECTED, mapped=None, detail="cannot assign requested address")
+    profile = conclude([*facts, first, busy], Protocol.TCP, 4)
+    assert profile
+    assert (profile.mapping.value, profile.mapping.certainty) == (APD, LIKELY)
+    assert "cannot assign requested address" in profile.mapping.reason
 
 
 def test_the_evidence_are_all_the_connections() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from natprobe.behaviour import Certainty, Verdict, not_determined
-from natprobe.inference.facts import MANY_SERVERS, Facts, listing
+from natprobe.inference.facts import Facts, listing, many_servers
 from natprobe.observation import Hold, Purpose
 
 
@@ -33,7 +33,7 @@ def judge_concurrency(facts: Facts) -> Verdict[Concurrent]:
         return not_determined(f"no connection from {hold.local} was answered", (*evidence, index))
     reason = _reason(hold)
     if shared := facts.shared.intersection(hold.remotes):
-        reason += f"; but {listing(sorted(shared))} {MANY_SERVERS}, of which each counts its own"
+        reason += f"; but {many_servers(shared)}, and each counts its own"
     return Verdict(_value(hold), _certainty(hold), reason, (*evidence, index))
 
 

@@ -16,8 +16,6 @@ from natprobe.server import Server, describe
 T = TypeVar("T", Exchange, Volley, ConnectBack, Hold)
 Cited = tuple[int, T]
 
-MANY_SERVERS = "is answered by several servers in turn (or by one that was restarted meanwhile)"
-
 
 @dataclass(frozen=True)
 class Facts:
@@ -102,6 +100,12 @@ class Facts:
         """The servers that answered a first request, in the order in which they did."""
         found = dict.fromkeys(e.remote for _, e in self.purpose(Purpose.HELLO) if e.answered)
         return [server for remote in found if (server := self.server(remote))]
+
+
+def many_servers(shared: Iterable[Endpoint]) -> str:
+    """Return what is wrong with endpoints that are `Facts.shared`, in words."""
+    addresses = listing(sorted({remote.address for remote in shared}, key=str))
+    return f"several servers answer at {addresses} in turn, or one that was restarted meanwhile"
 
 
 def indexes(cited: Iterable[tuple[int, object]]) -> tuple[int, ...]:

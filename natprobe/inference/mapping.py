@@ -13,7 +13,7 @@ from dataclasses import replace
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
 from natprobe.endpoint import Address, Endpoint
 from natprobe.inference.candidates import explaining_mapping
-from natprobe.inference.facts import MANY_SERVERS, Cited, Facts, indexes, listing
+from natprobe.inference.facts import Cited, Facts, indexes, listing, many_servers
 from natprobe.inference.renewal import judge_renewal
 from natprobe.observation import Exchange, Purpose
 
@@ -86,7 +86,8 @@ def _judge(facts: Facts, seen: list[Cited[Exchange]], everything: dict[Endpoint,
         if facts.protocol is Protocol.TCP and explaining == [Dependence.ADDRESS_AND_PORT_DEPENDENT]:
             verdict = judge_renewal(facts, verdict)
         # Several external addresses may as well be several ways out, each with a NAT of its own.
-        return verdict if len(_addresses(mapped)) == 1 else replace(verdict, certainty=Certainty.LIKELY)
+        ways = len(_addresses(mapped))
+        return replace(verdict, certainty=Certainty.LIKELY) if verdict.determined and ways > 1 else verdict
     if not explaining:
         return not_determined(f"no dependence on the destination explains this: {_spread(mapped)}", evidence)
     if explaining == [Dependence.ENDPOINT_INDEPENDENT, Dependence.PORT_DEPENDENT]:
@@ -135,7 +136,7 @@ def _spread(mapped: dict[Endpoint, Endpoint]) -> str:
 
 def _who_moved_it(facts: Facts, asked: list[Cited[Exchange]], remote: Endpoint) -> str:
     if remote in facts.shared:
-        return f"{remote} {MANY_SERVERS}"
+        return many_servers([remote])
     if _several_ways_out(asked):
         return _SEVERAL_WAYS
     return "it was lost meanwhile, or something on the way or a neighbour on the same port changed it"

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from natprobe.behaviour import Certainty, Dependence, Verdict
+from natprobe.behaviour import Certainty, Dependence, Verdict, not_determined
 from natprobe.endpoint import Endpoint
-from natprobe.inference.facts import Cited, Facts, indexes
-from natprobe.observation import Exchange, Purpose
+from natprobe.inference.facts import Cited, Facts, indexes, listing
+from natprobe.observation import Exchange, Outcome, Purpose
+
+Pair = tuple[Exchange, Exchange]
 
 _PER_ENDPOINT = Dependence.ADDRESS_AND_PORT_DEPENDENT
 _PER_CONNECTION = Dependence.CONNECTION_DEPENDENT
@@ -22,29 +24,43 @@ _SURE = 2
 def judge_renewal(facts: Facts, spread: Verdict[Dependence]) -> Verdict[Dependence]:
     """Return which of the two it is, where the verdict is that no two destinations share a mapping."""
     cited = facts.purpose(Purpose.RECONNECT)
-    value, certainty, told = _judge(cited)
-    return Verdict(value, certainty, f"{spread.reason}; {told}", (*spread.evidence, *indexes(cited)))
-
-
-def _judge(cited: list[Cited[Exchange]]) -> tuple[Dependence, Certainty, str]:
+    evidence = (*spread.evidence, *indexes(cited))
     pairs = [pair for series in _series(cited).values() for pair in pairwise(series)]
-    changed = [(before, after) for before, after in pairs if before.mapped != after.mapped]
-    kept = [(before, after) for before, after in pairs if before.mapped == after.mapped]
-    if kept:
-        _, again = kept[0]
-        told = f"a new connection to {again.remote} is seen as {again.mapped} again"
-        if changed:
-            return _PER_ENDPOINT, Certainty.LIKELY, f"{told}, though another one was not"
-        return _PER_ENDPOINT, Certainty.CONFIRMED, told
-    if changed:
-        before, after = changed[0]
+    if not pairs:
+        return _unseen(spread, cited, evidence)
+    value, certainty, told = _judge(pairs)
+    return Verdict(value, certainty, f"{spread.reason}; {told}", evidence)
+
+
+def _judge(pairs: list[Pair]) -> tuple[Dependence, Certainty, str]:
+    """Return the dependence, how sure it is and why, from what two connections after each other were seen as."""
+    changed = [pair for pair in pairs if pair[0].mapped != pair[1].mapped]
+    kept = [pair for pair in pairs if pair not in changed]
+    before, after = (kept or changed)[0]
+    if not kept:
         told = f"a new connection to {after.remote} is seen as {after.mapped}, the one before it as {before.mapped}"
         return _PER_CONNECTION, Certainty.CONFIRMED if len(changed) >= _SURE else Certainty.LIKELY, told
-    return (
-        _PER_ENDPOINT,
-        Certainty.LIKELY,
-        f"whether every connection gets a mapping of its own was not seen{_why(cited)}",
-    )
+    told = f"a new connection to {after.remote} is seen as {after.mapped} again"
+    if changed:
+        return _PER_ENDPOINT, Certainty.LIKELY, f"{told}, though another one was not"
+    return _PER_ENDPOINT, Certainty.CONFIRMED, told
+
+
+def _unseen(
+    spread: Verdict[Dependence], cited: list[Cited[Exchange]], evidence: tuple[int, ...]
+) -> Verdict[Dependence]:
+    """Return the verdict where no connection followed another one, by why that is.
+
+    Loss tells nothing. Where a system does not connect from there again, or nobody asked, the plain reading is left.
+    """
+    lost = next((e for _, e in cited if e.outcome in (Outcome.SILENT, Outcome.MUTE)), None)
+    untold = "whether every connection gets a mapping of its own was not seen"
+    if lost:
+        why = f"{lost.remote}: {lost.detail or lost.outcome}"
+        both = f"cannot tell {listing((_PER_ENDPOINT, _PER_CONNECTION))} apart"
+        return not_determined(f"{both}: {spread.reason}; {untold} ({why})", evidence)
+    refused = next((f" ({e.remote}: {e.detail})" for _, e in cited if not e.answered), "")
+    return Verdict(_PER_ENDPOINT, Certainty.LIKELY, f"{spread.reason}; {untold}{refused}", evidence)
 
 
 def _series(cited: list[Cited[Exchange]]) -> dict[tuple[Endpoint, Endpoint], list[Exchange]]:
@@ -53,8 +69,3 @@ def _series(cited: list[Cited[Exchange]]) -> dict[tuple[Endpoint, Endpoint], lis
         if exchange.answered and exchange.mapped:
             series.setdefault((exchange.local, exchange.remote), []).append(exchange)
     return series
-
-
-def _why(cited: list[Cited[Exchange]]) -> str:
-    failed = next((exchange for _, exchange in cited if not exchange.answered), None)
-    return f" ({failed.remote}: {failed.detail or failed.outcome})" if failed else ""
