@@ -62,20 +62,20 @@ Happening = Callable[[Scene], Awaitable[None]]
 
 
 def classified(
-    policy: NatPolicy, happening: Happening, seed: int = 0, path: Path = LINE, servers: Sequence[str] = REFLECTOR[:1]
+    policy: NatPolicy, happening: Happening, seed: int = 0, path: Path = LINE, addresses: Sequence[str] = (EXTERNAL,)
 ) -> Report | None:
     """Classify behind a NAT while something happens; None where no server was reached at all."""
 
     async def scene() -> Report | None:
         internet = Internet(seed)
-        gateway = internet.gateway(policy, EXTERNAL, path=path)
+        gateway = internet.gateway(policy, *addresses, path=path)
         client = internet.host(CLIENT, behind=gateway)
         reflector = internet.host(*REFLECTOR)
         Mirror(reflector)
         beside = asyncio.ensure_future(happening(Scene(internet, gateway, client, reflector)))
         await asyncio.sleep(0)
         try:
-            return await classify(servers, versions=[4], tier=Tier.QUICK, network=client)
+            return await classify(REFLECTOR[:1], versions=[4], tier=Tier.QUICK, network=client)
         except CannotRun:
             return None
         finally:

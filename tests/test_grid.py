@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scenes import after, classified
 
 from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Treatment
-from natprobe.lab.link import Impairment, Path
+from natprobe.lab.details import Details, Hairpinning, Pooling, Refresh
+from natprobe.lab.link import PATHS, Impairment, Path
 from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy, compose, differences
 from natprobe.lab.simulation import simulate
 
@@ -19,15 +22,37 @@ TOLD_APART = [dependence for dependence in Dependence if dependence is not PER_C
 """What UDP can be. Over TCP a mapping may depend on the connection as well; that a filter does is not found out."""
 
 
+LOSSY = {"lossy-wifi", "awful"}
+
+
 def found(*policies: NatPolicy, path: str = "lan") -> list[str]:
     """Return in what the report on NATs in series differs from what they make; none if all agrees."""
     whole = policies[0] if len(policies) == 1 else compose(*policies)
     return differences(whole, simulate(policies, path).to_json())
 
 
-@pytest.mark.parametrize("name", PRESETS)
-def test_every_preset_is_found_again(name: str) -> None:
-    assert found(PRESETS[name]) == []
+def wrong(*policies: NatPolicy, path: Path | str = "lan", seed: int = 0) -> list[str]:
+    """Return the verdicts with another value than the NATs have; not determined is none."""
+    whole = policies[0] if len(policies) == 1 else compose(*policies)
+    report = simulate(policies, path, seed).to_json()
+    return [line for line in differences(whole, report) if "not determined" not in line]
+
+
+@pytest.mark.parametrize(("path", "name"), list(product(PATHS.keys() - LOSSY, PRESETS)))
+def test_every_preset_is_found_again_over_every_path(path: str, name: str) -> None:
+    assert found(PRESETS[name], path=path) == []
+
+
+@pytest.mark.parametrize(("path", "name"), list(product(LOSSY, PRESETS)))
+def test_over_a_lossy_path_no_class_is_wrong(path: str, name: str) -> None:
+    assert [line for seed in range(5) for line in wrong(PRESETS[name], path=path, seed=seed)] == []
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_run_is_the_same_every_time(path: str) -> None:
+    first, second = (simulate(PRESETS["apdm-adf"], path, seed=3).to_json() for _ in range(2))
+    assert first == second
+    assert first != simulate(PRESETS["apdm-adf"], path, seed=4).to_json()
 
 
 @pytest.mark.parametrize(
@@ -53,6 +78,43 @@ def test_a_filter_by_connection_reads_as_one_by_address_and_port() -> None:
     assert "the report says address-and-port-dependent" in difference
 
 
+FINER_POINTS = {
+    "step": Details(port_step=3),
+    "range": Details(port_range=(5000, 5063)),
+    "block": Details(port_block=64),
+    "parity": Details(parity=True),
+    "parity in a block": Details(parity=True, port_block=128, port_step=2),
+    "filter by host": Details(filter_per_host=True),
+    "refresh by both": Details(refresh=Refresh.BOTH),
+    "short-lived": Details(lifetime=5, lifetime_stream=10),
+    "quota": Details(quota=64, over_quota=Treatment.ICMP),
+    "late refusal": Details(unsolicited_after=6),
+    "hairpins": Details(hairpinning=Hairpinning.INTERNAL_SOURCE),
+}
+
+
+@pytest.mark.parametrize("details", FINER_POINTS.values(), ids=FINER_POINTS.keys())
+@pytest.mark.parametrize(
+    ("dependence", "assignment"),
+    list(product(TOLD_APART, [PortAssignment.SEQUENTIAL, PortAssignment.RANDOM, PortAssignment.PRESERVING])),
+    ids=str,
+)
+def test_the_finer_points_make_no_other_class(
+    details: Details, dependence: Dependence, assignment: PortAssignment
+) -> None:
+    policy = ProtocolPolicy(dependence, dependence, assignment, PortReuse.PER_PROTOCOL, Treatment.ICMP, details=details)
+    assert found(NatPolicy.alike(policy)) == []
+
+
+@pytest.mark.parametrize("pooling", Pooling)
+@pytest.mark.parametrize("mapping", TOLD_APART)
+def test_a_pool_of_addresses_makes_no_other_class(pooling: Pooling, mapping: Dependence) -> None:
+    policy = NatPolicy.alike(ProtocolPolicy(mapping, details=Details(pooling=pooling)))
+    report = classified(policy, after(0, lambda _: None), addresses=[f"198.51.100.{number}" for number in range(1, 5)])
+    assert report
+    assert differences(policy, report.to_json()) == []
+
+
 @pytest.mark.parametrize("filtering", TOLD_APART, ids=str)
 def test_every_firewall_is_found_again(filtering: Dependence) -> None:
     assert found(NatPolicy.alike(ProtocolPolicy(filtering=filtering), translated=False)) == []
@@ -70,14 +132,35 @@ def test_the_protocols_are_told_apart() -> None:
     assert found(policy) == []
 
 
-protocol_policies = st.builds(
-    ProtocolPolicy,
-    mapping=st.sampled_from(TOLD_APART),
-    filtering=st.sampled_from(TOLD_APART),
-    port_assignment=st.sampled_from(PortAssignment),
-    port_reuse=st.just(PortReuse.PER_PROTOCOL),
-    unsolicited=st.sampled_from(Treatment),
+details = st.builds(
+    Details,
+    port_step=st.integers(1, 5),
+    port_range=st.none() | st.just((2000, 2999)),
+    port_block=st.none() | st.sampled_from([128, 512]),
+    parity=st.booleans(),
+    hairpinning=st.sampled_from(Hairpinning),
+    filter_per_host=st.booleans(),
+    refresh=st.sampled_from([Refresh.OUTBOUND, Refresh.BOTH]),
+    lifetime=st.none() | st.just(30.0),
+    unsolicited_after=st.sampled_from([0.0, 6.0]),
+    quota=st.none() | st.just(60),
+    over_quota=st.sampled_from(Treatment),
 )
+
+
+def protocol_policies(mappings: Sequence[Dependence]) -> st.SearchStrategy[ProtocolPolicy]:
+    return st.builds(
+        ProtocolPolicy,
+        mapping=st.sampled_from(mappings),
+        filtering=st.sampled_from(TOLD_APART),
+        port_assignment=st.sampled_from(PortAssignment),
+        port_reuse=st.just(PortReuse.PER_PROTOCOL),
+        unsolicited=st.sampled_from(Treatment),
+        details=details,
+    )
+
+
+policies = st.builds(NatPolicy, protocol_policies(TOLD_APART), protocol_policies([*Dependence]))
 impairments = st.builds(
     Impairment,
     delay=st.floats(0.0001, 0.3),
@@ -91,12 +174,10 @@ impairments = st.builds(
 @pytest.mark.slow
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
-    policy=st.builds(NatPolicy, protocol_policies, protocol_policies),
+    several=st.lists(policies, min_size=1, max_size=2),
     path=st.builds(Path, impairments, impairments),
     seed=st.integers(0, 2**32),
 )
-def test_whatever_the_nat_and_the_line_no_class_is_wrong(policy: NatPolicy, path: Path, seed: int) -> None:
-    """Not determined is an answer; another class than the NAT's is none."""
-    report = simulate(policy, path, seed).to_json()
-    wrong = [line for line in differences(policy, report) if "not determined" not in line]
-    assert wrong == []
+def test_whatever_the_nats_and_the_line_no_class_is_wrong(several: list[NatPolicy], path: Path, seed: int) -> None:
+    """Not determined is an answer; another class than the NATs' is none."""
+    assert wrong(*several, path=path, seed=seed) == []

@@ -350,6 +350,28 @@ def test_of_two_servers_the_one_that_did_not_refuse_is_believed() -> None:
 REFLECTED = (R1.with_port(50001), R2, R2.with_port(50001), QUIET)
 
 
+@pytest.mark.parametrize(
+    "faces",
+    [
+        [hello(instance="aa"), exchange(Purpose.CONTROL, R1_OTHER, protocol=TCP, instance="bb")],
+        [hello(), exchange(Purpose.MAPPING, R1, other=ELSEWHERE)],
+    ],
+    ids=["two reflectors", "two servers of RFC 5780"],
+)
+def test_silence_of_a_server_with_two_faces_is_no_filter(faces: Sequence[Exchange]) -> None:
+    """Which of them was asked is not known, nor what that one can do."""
+    verdict = profile(*faces, *volleys(), *PROOFS).filtering
+    assert unknown(verdict, f"several servers answer at {R1.address} in turn")
+    assert told(profile(*faces, *volleys(*GRID[1:])).filtering) == (EI, CONFIRMED)
+
+
+def test_a_mapping_that_moves_at_a_server_with_two_faces_is_put_down_to_that() -> None:
+    facts = [
+        exchange(Purpose.MAPPING, R1, mapped=outside(port), instance=name) for port, name in ((1, "aa"), (2, "bb"))
+    ]
+    assert unknown(profile(*facts).mapping, "moved", f"several servers answer at {R1.address} in turn")
+
+
 def test_a_reflector_needs_its_other_address_alive() -> None:
     shots = volleys(asked=REFLECTED)
     alive = mapping(dict.fromkeys(GRID, outside(1)))
