@@ -65,12 +65,12 @@ class Conversation:
     def connected(self) -> bool:
         return self._stream is not None
 
-    async def finish(self) -> None:
+    async def finish(self, *, by_reset: bool = False) -> None:
         """End the connection from both ends; one whose other end takes too long is closed, and that is all."""
         if self._stream:
             with suppress(TimeoutError):
                 async with asyncio.timeout(TCP_PATIENCE):
-                    await self._stream.finish()
+                    await (self._stream.reset() if by_reset else self._stream.finish())
             self._stream.close()
 
     def close(self) -> None:

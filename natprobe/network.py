@@ -67,6 +67,9 @@ class Stream(Protocol):
         Afterwards the same local endpoint can connect to the same remote again, where the system lets it (TIME-WAIT).
         """
 
+    async def reset(self) -> None:
+        """End the connection by a RST, after which any system lets the two endpoints connect again."""
+
     def close(self) -> None:
         """End the connection. May be called twice."""
 

@@ -81,6 +81,10 @@ def test_a_system_that_does_not_connect_again_leaves_the_plain_reading() -> None
     assert profile
     assert (profile.mapping.value, profile.mapping.certainty) == (APD, LIKELY)
     assert "cannot assign requested address" in profile.mapping.reason
+    reset = [connection(Purpose.RECONNECT, LOCAL.with_port(50002), FOUR[0], port) for port in (8, 9, 10)]
+    profile = conclude([*facts, first, busy, *reset], Protocol.TCP, 4)
+    assert profile
+    assert (profile.mapping.value, profile.mapping.certainty) == (CD, LIKELY)
 
 
 def test_the_evidence_are_all_the_connections() -> None:
@@ -104,5 +108,9 @@ def test_a_finished_connection_makes_room_for_the_next_in_memory() -> None:
             stream = await client.connect(LOCAL, FOUR[0])
             assert not isinstance(stream, Rejection)
             await stream.finish()
+        for _ in range(3):
+            stream = await client.connect(LOCAL, FOUR[0])
+            assert not isinstance(stream, Rejection)
+            await stream.reset()
 
     run(scene())

@@ -183,6 +183,18 @@ async def test_a_finished_connection_makes_room_for_another_between_the_same_end
     listener.close()
 
 
+async def test_a_connection_that_is_reset_makes_room_as_well(network: HostNetwork) -> None:
+    listener = await network.listen(THERE)
+    local = HERE
+    for _ in range(3):
+        client, server = await pair(network, local, listener)
+        local = client.local
+        await client.reset()
+        assert await server.receive(1) == b""
+        server.close()
+    listener.close()
+
+
 async def test_a_connection_that_was_reset_is_finished(network: HostNetwork) -> None:
     listener = await network.listen(THERE)
     client, server = await pair(network, HERE, listener)

@@ -29,6 +29,11 @@ def judge_renewal(facts: Facts, spread: Verdict[Dependence]) -> Verdict[Dependen
     if not pairs:
         return _unseen(spread, cited, evidence)
     value, certainty, told = _judge(pairs)
+    if value is _PER_CONNECTION and any(exchange.outcome is Outcome.REJECTED for _, exchange in cited):
+        certainty, told = (
+            Certainty.LIKELY,
+            f"{told} (that one was reset, for this system connects again in no other way)",
+        )
     return Verdict(value, certainty, f"{spread.reason}; {told}", evidence)
 
 

@@ -219,6 +219,9 @@ class _MemoryStream:
         while not self._ended:
             await self._next()
 
+    async def reset(self) -> None:
+        self.connection.abort()
+
     def close(self) -> None:
         self.connection.close()
 

@@ -5,7 +5,8 @@ longer: so it begins with all the rest, at servers that are greeted anyhow and f
 where it turns out not to be needed.
 
 A connection is ended by FINs from both ends before the next one begins. This host's end then waits in TIME-WAIT, and
-where the system does not connect from there again (it does if timestamps are on, RFC 6191), the series tells nothing.
+where the system does not connect from there again (it does if timestamps are on, RFC 6191), the next series is of
+connections that are reset: second best, for a NAT may forget what was reset at once (RFC 7857 §2.2 forbids it).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from itertools import cycle, islice
 
 from natprobe.endpoint import Endpoint
 from natprobe.errors import AddressBusy
-from natprobe.observation import Exchange, Purpose
+from natprobe.observation import Exchange, Outcome, Purpose
 from natprobe.probes import Setting, plain_attributes
 
 SERIES = 2
@@ -52,28 +53,30 @@ def worth_waiting(mappings: Sequence[Exchange]) -> bool:
 
 
 async def _try(setting: Setting, server: Endpoint) -> bool:
+    outcome: Outcome | None = None
     for _ in range(TRIES):
-        if await _connect_in_series(setting, server):
+        outcome = await _connect_in_series(setting, server, by_reset=outcome is Outcome.REJECTED)
+        if outcome is Outcome.ANSWERED:
             return True
     return False
 
 
-async def _connect_in_series(setting: Setting, server: Endpoint) -> bool:
-    """Connect, ask, end, and again until a mapping has been seen twice; return whether that or its absence was seen."""
+async def _connect_in_series(setting: Setting, server: Endpoint, *, by_reset: bool) -> Outcome:
+    """Connect, ask, end, and again until a mapping has been seen twice; return what came of the last question."""
     local = await setting.free_tcp_port()
     seen: set[Endpoint | None] = set()
     for _ in range(LENGTH):
         try:
             conversation = await setting.conversation(local, server)
         except AddressBusy:
-            return False
+            return Outcome.REJECTED
         try:
             exchange = await conversation.ask(Purpose.RECONNECT, *plain_attributes())
             setting.record(exchange)
             if not exchange.answered or exchange.mapped in seen:
-                return exchange.answered
+                return exchange.outcome
             seen.add(exchange.mapped)
-            await conversation.finish()
+            await conversation.finish(by_reset=by_reset)
         finally:
             conversation.close()
-    return True
+    return Outcome.ANSWERED
