@@ -180,6 +180,34 @@ def test_an_irregular_grouping_is_no_class() -> None:
     assert unknown(profile(*facts).mapping, "no dependence on the destination explains this")
 
 
+def from_port(port: int, *seen: int, address: str = "198.51.100.1") -> list[Exchange]:
+    """What the four endpoints saw of a local port: external ports, in their order."""
+    local = LOCAL.with_port(port)
+    facts = mapping({remote: outside(number, address) for remote, number in zip(GRID, seen, strict=True)})
+    return [replace(fact, local=local) for fact in facts]
+
+
+def test_ports_that_are_not_treated_alike_are_in_conflict_and_most_decide() -> None:
+    collided, others = from_port(7, 7, 7, 9, 9), [*from_port(8, 8, 8, 8, 8), *from_port(9, 10, 10, 10, 10)]
+    verdict = profile(*collided, *others).mapping
+    assert told(verdict) == (EI, CONFLICTING)
+    assert verdict.evidence == tuple(range(12))
+    assert told(profile(*collided, *others[:4]).mapping) == (None, Certainty.NOT_DETERMINED)
+
+
+def test_flows_that_take_turns_between_two_ways_out_are_no_class() -> None:
+    mixed = [replace(fact, mapped=outside(7, "198.51.100.2")) for fact in from_port(7, 7, 7, 7, 7)[:1]]
+    facts = [*mixed, *from_port(7, 7, 7, 7, 7)[1:], *from_port(8, 8, 8, 8, 8), *from_port(9, 9, 9, 9, 9)]
+    assert unknown(profile(*facts).mapping, "not every local port", "there may be several ways out")
+
+
+def test_a_port_that_was_seen_as_one_where_others_had_another_address_is_not_certain() -> None:
+    facts = [hello(mapped=outside(1, "198.51.100.2")), *from_port(7, 9, 9, 9, 9)]
+    verdict = profile(*facts).mapping
+    assert told(verdict) == (EI, LIKELY)
+    assert "other ports were seen as 198.51.100.2: there may be several ways out" in verdict.reason
+
+
 def test_a_mapping_that_moves_during_the_test_is_no_class() -> None:
     facts = [*mapping(dict.fromkeys(GRID, outside(1))), exchange(Purpose.MAPPING, R1, mapped=outside(2))]
     assert unknown(profile(*facts).mapping, f"the mapping towards {R1} moved")
