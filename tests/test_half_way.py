@@ -35,7 +35,7 @@ PRIMARY, ALTERNATE, QUIET = REFLECTOR
 POLICIES = ["eim-eif", "eim-adf", "apdm-apdf", "linux-fully-random"]
 GREETED = 0.1
 """After two round trips all servers have been greeted, over UDP and over TCP."""
-MOMENTS = 14
+MOMENTS = 10
 
 
 def each_moment(policy: str, happening: partial[Happening]) -> list[Report]:

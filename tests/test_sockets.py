@@ -170,28 +170,19 @@ async def test_cancelling_a_connection_attempt_leaves_nothing(network: HostNetwo
         queued.close()
 
 
-async def test_a_finished_connection_makes_room_for_another_between_the_same_endpoints(network: HostNetwork) -> None:
+@pytest.mark.parametrize("end", ["finish", "reset"])
+async def test_a_connection_that_was_ended_makes_room_for_another_between_the_same_endpoints(
+    network: HostNetwork, end: str
+) -> None:
     listener = await network.listen(THERE)
     local = HERE
     for _ in range(3):
         client, server = await pair(network, local, listener)
         local = client.local
-        finishing = asyncio.create_task(client.finish())
+        ending = asyncio.create_task(getattr(client, end)())
         assert await server.receive(1) == b""
         server.close()
-        await finishing
-    listener.close()
-
-
-async def test_a_connection_that_is_reset_makes_room_as_well(network: HostNetwork) -> None:
-    listener = await network.listen(THERE)
-    local = HERE
-    for _ in range(3):
-        client, server = await pair(network, local, listener)
-        local = client.local
-        await client.reset()
-        assert await server.receive(1) == b""
-        server.close()
+        await ending
     listener.close()
 
 

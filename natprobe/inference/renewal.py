@@ -6,6 +6,7 @@ same two endpoints, one after the other, tell the two apart: a mapping that was 
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import pairwise
 
 from natprobe.behaviour import Certainty, Dependence, Verdict, not_determined
@@ -18,7 +19,7 @@ Pair = tuple[Exchange, Exchange]
 _PER_ENDPOINT = Dependence.ADDRESS_AND_PORT_DEPENDENT
 _PER_CONNECTION = Dependence.CONNECTION_DEPENDENT
 _SURE = 2
-"""Times that a mapping must have changed: one may have been lost just then, by a NAT that was restarted."""
+"""Times that the mapping of a series must have changed: one may have been lost just then, as a NAT was restarted."""
 
 
 def judge_renewal(facts: Facts, spread: Verdict[Dependence]) -> Verdict[Dependence]:
@@ -30,10 +31,8 @@ def judge_renewal(facts: Facts, spread: Verdict[Dependence]) -> Verdict[Dependen
         return _unseen(spread, cited, evidence)
     value, certainty, told = _judge(pairs)
     if value is _PER_CONNECTION and any(exchange.outcome is Outcome.REJECTED for _, exchange in cited):
-        certainty, told = (
-            Certainty.LIKELY,
-            f"{told} (that one was reset, for this system connects again in no other way)",
-        )
+        certainty = Certainty.LIKELY
+        told += " (that one was reset, for this system connects again in no other way)"
     return Verdict(value, certainty, f"{spread.reason}; {told}", evidence)
 
 
@@ -44,7 +43,8 @@ def _judge(pairs: list[Pair]) -> tuple[Dependence, Certainty, str]:
     before, after = (kept or changed)[0]
     if not kept:
         told = f"a new connection to {after.remote} is seen as {after.mapped}, the one before it as {before.mapped}"
-        return _PER_CONNECTION, Certainty.CONFIRMED if len(changed) >= _SURE else Certainty.LIKELY, told
+        most = max(Counter(before.local for before, _ in changed).values())
+        return _PER_CONNECTION, Certainty.CONFIRMED if most >= _SURE else Certainty.LIKELY, told
     told = f"a new connection to {after.remote} is seen as {after.mapped} again"
     if changed:
         return _PER_ENDPOINT, Certainty.LIKELY, f"{told}, though another one was not"
