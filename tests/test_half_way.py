@@ -6,6 +6,8 @@ a verdict is right, or it is not determined.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from functools import cache, partial
 
 import pytest
@@ -25,7 +27,8 @@ from scenes import (
     wrong,
 )
 
-from natprobe.behaviour import Certainty, Dependence, Verdict
+from natprobe.behaviour import Certainty, Dependence, Treatment, Verdict
+from natprobe.lab.link import Impairment, Path
 from natprobe.lab.packet import Packet
 from natprobe.lab.policy import PRESETS
 from natprobe.lab.simulation import CLIENT, REFLECTOR, simulate
@@ -33,6 +36,7 @@ from natprobe.report import Report
 
 PRIMARY, ALTERNATE, QUIET = REFLECTOR
 POLICIES = ["eim-eif", "eim-adf", "apdm-apdf", "linux-fully-random"]
+NATS = [name for name, policy in PRESETS.items() if policy.udp.outbound is Treatment.ACCEPTED]
 GREETED = 0.1
 """After two round trips all servers have been greeted, over UDP and over TCP."""
 MOMENTS = 10
@@ -210,3 +214,24 @@ def test_two_uplinks_by_turns_are_no_class() -> None:
     udp, _ = core(report, "mapping")
     assert not udp.determined
     assert "there may be several ways out" in udp.reason
+
+
+# --- whatever, whenever -----------------------------------------------------------------------------------------------
+
+HAPPENINGS: dict[str, Callable[[Scene], None]] = {
+    "the primary address dies": lambda scene: scene.swap(PRIMARY, None),
+    "the alternate address dies": lambda scene: scene.swap(ALTERNATE, None),
+    "the NAT restarts": Scene.restart,
+    "a second reflector joins": two_reflectors(by_flow),
+}
+LOSING = Path.alike(Impairment(delay=0.018, jitter=0.004, loss=0.03, duplicate=0.02, reorder=0.02))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("happening", HAPPENINGS)
+def test_whenever_it_happens_and_over_a_line_that_loses_no_class_is_wrong(happening: str) -> None:
+    dice = random.Random(happening)
+    for seed in range(30):
+        policy = PRESETS[dice.choice(NATS)]
+        report = classified(policy, after(dice.uniform(0.03, 0.9), HAPPENINGS[happening]), seed, LOSING)
+        assert wrong(policy, report) == [], seed

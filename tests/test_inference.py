@@ -625,6 +625,15 @@ def test_what_does_not_get_through_needs_no_other_verdict() -> None:
     assert not profile(asked(SILENT, UDP), asked(SILENT, TCP)).settled
 
 
+def test_a_server_that_died_meanwhile_blocks_nothing() -> None:
+    """It answered over TCP, then over UDP not, and later not over TCP either."""
+    facts = [asked(ANSWERED, TCP, site=SITE), asked(SILENT, UDP)]
+    later = [replace(fact, protocol=TCP, at=4.0) for fact in mapping({R1: OUTSIDE, R2: OUTSIDE})]
+    assert profile(*facts, *later).reachable.value is False
+    dead = [replace(later[0], outcome=SILENT, mapped=None), later[1]]
+    assert unknown(profile(*facts, *dead).reachable, f"later {R1} did not answer over TCP either")  # type: ignore[arg-type]
+
+
 def test_a_control_for_the_other_protocol_is_no_question_about_this_one() -> None:
     facts = [asked(SILENT, UDP), replace(asked(ANSWERED, TCP, site=SITE), purpose=Purpose.CONTROL)]
     assert profile(*facts).reachable.value is False

@@ -156,5 +156,5 @@ def _why_nothing(facts: Facts, asked: list[Cited[Exchange]]) -> str:
     if not facts.answered:
         return f"no server answered over {facts.protocol.upper()}"
     if not asked:
-        return "it was not asked"
+        return "it was not asked" if facts.servers else f"no server answered a greeting over {facts.protocol.upper()}"
     return f"no endpoint told the mapping: {listing(dict.fromkeys(f'{e.remote} {e.outcome}' for _, e in asked))}"

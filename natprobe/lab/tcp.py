@@ -215,11 +215,11 @@ class Connection:
             self._open()
 
     def _arrive_later(self, packet: Packet) -> None:
+        if self._state is _State.SYN_RECEIVED and packet.ack != self._next:
+            self._tcp.send(reset(packet))
+            return
         self._take_ack(packet.ack)
         if self._state is _State.SYN_RECEIVED:
-            if packet.ack != self._next:
-                self._tcp.send(reset(packet))
-                return
             self._open()
         if packet.flags is Flags.SYN_ACK:
             self._acknowledge()
