@@ -46,6 +46,7 @@ _UNREACHABLE = {  # ICMP type and code, RFC 792 and RFC 4443 §3.1
     (6, 1, 3): "address unreachable",
     (6, 1, 4): "port unreachable",
 }
+_NO_LINGER = struct.pack("ii", 1, 0)
 _NO_ROUTE = {errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EHOSTUNREACH}
 
 
@@ -207,6 +208,19 @@ class _HostStream:
         """The server's, once TLS is spoken."""
         tls: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
         return tls.getpeercert(binary_form=True)
+
+    async def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.write_eof()
+            while await self._reader.read(4096):
+                pass
+        self.close()
+
+    async def reset(self) -> None:
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
 
     def close(self) -> None:
         self._writer.close()
