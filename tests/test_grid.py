@@ -33,9 +33,8 @@ def found(*policies: NatPolicy, path: str = "lan", tier: Tier = Tier.QUICK) -> l
 
 
 @pytest.mark.parametrize("name", PRESETS)
-@pytest.mark.parametrize("tier", [Tier.DEFAULT, Tier.DEEP])
-def test_every_preset_is_found_again_by_every_tier(name: str, tier: Tier) -> None:
-    assert found(PRESETS[name], tier=tier) == []
+def test_every_preset_is_found_again_by_what_follows(name: str) -> None:
+    assert found(PRESETS[name], tier=Tier.DEFAULT) == []
 
 
 def wrong(*policies: NatPolicy, path: Path | str = "lan", seed: int = 0) -> list[str]:
@@ -172,7 +171,7 @@ REMAPPABLE = [name for name, policy in PRESETS.items() if expected_further(polic
 def test_loss_neither_moves_a_mapping_nor_hides_that_it_moves() -> None:
     """One packet in ten is lost each way, over round trips from 5 to 600 ms."""
     wrong, unknown = [], 0
-    for seed in range(200):
+    for seed in range(80):
         name = REMAPPABLE[seed % len(REMAPPABLE)]
         trip = (0.005, 0.04, 0.15, 0.6)[seed // len(REMAPPABLE) % 4]
         line = Path.alike(Impairment(delay=0.45 * trip, jitter=0.05 * trip, loss=0.1))
@@ -180,7 +179,7 @@ def test_loss_neither_moves_a_mapping_nor_hides_that_it_moves() -> None:
         unknown += moves is None
         if moves not in (None, expected_further(PRESETS[name])["udp"]["unsolicited_remap"]):
             wrong.append((name, trip, seed))
-    assert (wrong, unknown <= 4) == ([], True)
+    assert (wrong, unknown <= 2) == ([], True)
 
 
 details = st.builds(

@@ -214,7 +214,11 @@ class _Hunt:
         self._given[second.local] = second
         for nearer in (Difference.PORT, Difference.NOTHING):
             if trial.shared and nearer > self._shared:
-                trial = await self._try(trial.first, second.local, self._apart(trial.first, nearer)) or trial
+                held = [
+                    flow.remote for flow in self._flows if flow.mapped == second.mapped and nearer < Difference.NOTHING
+                ]
+                remote = self._apart(trial.first, nearer, *held)
+                trial = await self._try(trial.first, second.local, remote) or trial
 
     # --- drawn --------------------------------------------------------------------------------------------------------
 
