@@ -19,12 +19,15 @@ from natprobe.observation import (
     Arrival,
     ConnectBack,
     Dialled,
+    Draws,
     Exchange,
+    Flow,
     Hold,
     Observation,
     Outcome,
     Purpose,
     Resolution,
+    Sharing,
     Volley,
 )
 from natprobe.report import Family, Report, ServerReport, Vantage
@@ -452,3 +455,17 @@ def test_a_hostile_prediction_does_nothing_to_the_terminal() -> None:
     shown = prediction.render(hostile, (HOSTILE, "b.json"), width=40)
     assert printable(shown.replace("\n", "")) == shown.replace("\n", "")
     assert "\x1b[31m" in prediction.render(hostile, ("a.json", "b.json"), colour=True)
+
+
+def test_what_was_drawn_and_what_was_shared_is_told_on_a_line_each() -> None:
+    server, outside = Endpoint.of("198.51.100.10", 3478), Endpoint.of("198.51.100.1", 7)
+    flows = tuple(Flow(Endpoint.of("10.0.0.2", 1000 + n), server, outside.with_port(7 + n)) for n in range(3))
+    assert in_words(Draws(Protocol.UDP, 0.5, 0.1, 4, flows)) == (
+        "0.500 s UDP flows from fresh local ports: 3 of 4 answered, seen on ports 7–9"
+    )
+    second = Flow(Endpoint.of("10.0.0.3", 7), Endpoint.of("198.51.100.11", 3478), flows[0].mapped)
+    told = in_words(Sharing(Protocol.UDP, 0.6, flows[0], second, flows[0], other=Protocol.TCP))
+    assert told.startswith(
+        "0.600 s UDP one port for two, shared: 10.0.0.2:1000 → 198.51.100.10:3478: seen as 198.51.100.1:7;"
+    )
+    assert "over TCP" in told

@@ -6,9 +6,25 @@ from collections.abc import Iterator
 from functools import singledispatch
 
 from natprobe.inference.facts import listing
-from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Outcome, Purpose, Resolution, Volley, to_json
+from natprobe.observation import (
+    ConnectBack,
+    Draws,
+    Exchange,
+    Flow,
+    Hold,
+    Observation,
+    Outcome,
+    Purpose,
+    Resolution,
+    Sharing,
+    Volley,
+    to_json,
+)
 from natprobe.report import Report
-from natprobe.views.wording import blocks, value_in_words
+from natprobe.views.wording import blocks, ranges, value_in_words
+
+_SHOWN = 48
+"""Ports that are told one by one; more than that nobody reads."""
 
 
 def cited(report: Report) -> Iterator[tuple[int, str]]:
@@ -74,6 +90,31 @@ def _(fact: Hold) -> str:
     counted = "" if fact.counted is None else f", {fact.counted} counted by the reflector"
     told = f"{fact.answered} answered, seen as {seen}{counted}"
     return f"{_at(fact.at)} TCP held together {fact.local} → {value_in_words(fact.remotes)}: {told}"
+
+
+@in_words.register
+def _(fact: Draws) -> str:
+    ports = [flow.mapped.port for flow in fact.flows if flow.mapped]
+    some = f", seen on ports {ranges(ports)}" if 0 < len(ports) <= _SHOWN else ""
+    told = f"{len(fact.flows)} of {fact.begun} answered{some}"
+    return f"{_at(fact.at)} {fact.protocol.upper()} flows from fresh local ports: {told}"
+
+
+@in_words.register
+def _(fact: Sharing) -> str:
+    between = f" over {fact.other.upper()}" if fact.other else ""
+    told = [
+        f"{flow.local} → {flow.remote}{over}: {_seen(flow)}"
+        for flow, over in ((fact.first, ""), (fact.second, between), (fact.again, ""))
+    ]
+    if fact.control:
+        told.append(f"beside it {fact.control.local} → {fact.control.remote}: {_seen(fact.control)}")
+    outcome = "shared" if fact.shared else "refused" if fact.refused else "not told"
+    return f"{_at(fact.at)} {fact.protocol.upper()} one port for two, {outcome}: {'; '.join(told)}"
+
+
+def _seen(flow: Flow) -> str:
+    return f"seen as {flow.mapped}" if flow.mapped else "silent"
 
 
 def _at(seconds: float) -> str:
