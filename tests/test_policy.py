@@ -107,7 +107,23 @@ def test_a_report_is_expected_in_the_reports_own_words() -> None:
 def test_what_a_gateway_takes_for_itself_moves_a_mapping_where_ports_are_shared(
     policy: NatPolicy, moves: bool | None
 ) -> None:
-    assert expected_further(policy) == {"udp": {} if moves is None else {"unsolicited_remap": moves}, "tcp": {}}
+    assert expected_further(policy)["udp"] == ({} if moves is None else {"unsolicited_remap": moves})
+
+
+@pytest.mark.parametrize(
+    ("policy", "gets"),
+    [
+        (ProtocolPolicy(), "dropped"),
+        (ProtocolPolicy(unsolicited=Treatment.RESET), "reset"),
+        (ProtocolPolicy(unsolicited=Treatment.ACCEPTED), "reset"),
+        (ProtocolPolicy(unsolicited=Treatment.ICMP), "icmp"),
+        (ProtocolPolicy(unsolicited=Treatment.RESET, details=Details(unsolicited_after=6.0)), "dropped"),
+        (ProtocolPolicy(filtering=EI, unsolicited=Treatment.RESET), None),
+        (ProtocolPolicy(outbound=Treatment.DROPPED), None),
+    ],
+)
+def test_what_a_refused_syn_gets_is_told_as_it_looks_from_outside(policy: ProtocolPolicy, gets: str | None) -> None:
+    assert expected_further(NatPolicy.alike(policy))["tcp"] == ({} if gets is None else {"unsolicited_syn": gets})
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------

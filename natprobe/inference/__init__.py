@@ -15,6 +15,7 @@ from natprobe.inference.mapping import judge_mapping
 from natprobe.inference.reachability import judge_external, judge_reachability, judge_translation
 from natprobe.inference.remap import judge_remap
 from natprobe.inference.reuse import judge_reuse
+from natprobe.inference.unsolicited import judge_unsolicited_syn
 from natprobe.observation import Observation
 
 
@@ -57,5 +58,6 @@ def conclude(observations: Sequence[Observation], protocol: Protocol, version: i
         port_assignment=judge_assignment(facts) if drawn else None,
         port_reuse=judge_reuse(facts, mapping) if drawn else None,
         concurrent=judge_concurrency(facts) if protocol is Protocol.TCP else None,
+        unsolicited_syn=judge_unsolicited_syn(facts, filtering),
         unsolicited_remap=judge_remap(facts, mapping, filtering) if protocol is Protocol.UDP else None,
     )

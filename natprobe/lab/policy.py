@@ -235,15 +235,28 @@ def _expected(policy: NatPolicy, protocol: Protocol) -> dict[str, bool | str]:
     }
 
 
-def expected_further(policy: NatPolicy) -> dict[str, dict[str, bool]]:
-    """Return per protocol what a report of the default tier must say beyond that, as far as the policy decides it.
+def expected_further(policy: NatPolicy) -> dict[str, dict[str, bool | str]]:
+    """Return per protocol what a report must say beyond that, if it was tested, as far as the policy decides it.
 
     Of two gateways in series an outer one that lets anybody in shows what the inner one does with strangers, which
     `compose` cannot tell.
     """
     moves = _moves(policy)
-    udp = {} if moves is None else {"unsolicited_remap": moves}
-    return {str(Protocol.UDP): udp, str(Protocol.TCP): {}}
+    udp: dict[str, bool | str] = {} if moves is None else {"unsolicited_remap": moves}
+    gets = _gets(policy.tcp)
+    return {str(Protocol.UDP): udp, str(Protocol.TCP): {} if gets is None else {"unsolicited_syn": str(gets)}}
+
+
+def _gets(tcp: ProtocolPolicy) -> Treatment | None:
+    """What a SYN gets that is refused, as it looks from outside: a gateway's own system resets what it accepts.
+
+    An answer that comes late (RFC 5382 §4.3 REQ-4 asks for six seconds) is none by then.
+    """
+    if tcp.outbound is not Treatment.ACCEPTED or tcp.filtering is Dependence.ENDPOINT_INDEPENDENT:
+        return None
+    if tcp.details.unsolicited_after:
+        return Treatment.DROPPED
+    return Treatment.RESET if tcp.unsolicited is Treatment.ACCEPTED else tcp.unsolicited
 
 
 _BY_DESTINATION = (PortReuse.PER_DESTINATION, PortReuse.PER_DESTINATION_ADDRESS)
