@@ -26,13 +26,15 @@ class Purpose(StrEnum):
     MAPPING = "mapping"
     """From the one socket whose mapped endpoints are compared."""
     FILTERING = "filtering"
-    """A request for connections back; what came of each is a ConnectBack."""
+    """Who comes in? Over TCP a request for connections back; what came of each is a ConnectBack."""
     HOLD = "hold"
     """Asked again on a connection while all the others are open."""
     PROOF = "proof"
     """A change request through an opened filter: shows that the server can answer from elsewhere."""
     CONTROL = "control"
     """Does the same server answer over the other protocol?"""
+    REMAP = "remap"
+    """From a socket that is sent to uninvited: before that, and after."""
 
 
 class Outcome(StrEnum):
@@ -111,6 +113,7 @@ class Volley:
     asked: tuple[Endpoint, ...]
     waited: float
     arrivals: tuple[Arrival, ...] = ()
+    purpose: Purpose = Purpose.FILTERING
 
     @property
     def control_after(self) -> float | None:
@@ -167,7 +170,17 @@ class Hold:
     counted: int | None = None
 
 
-Observation = Resolution | Exchange | Volley | ConnectBack | Hold
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """Whether a browser, which does not tell its own address, found ``mapped``, as which it was seen, to be its own."""
+
+    local: Endpoint
+    mapped: Endpoint
+    own: bool
+    at: float
+
+
+Observation = Resolution | Exchange | Volley | ConnectBack | Hold | Recognition
 
 KINDS: dict[str, type[Any]] = {
     "resolution": Resolution,
@@ -175,6 +188,7 @@ KINDS: dict[str, type[Any]] = {
     "volley": Volley,
     "connect-back": ConnectBack,
     "hold": Hold,
+    "recognition": Recognition,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}
 

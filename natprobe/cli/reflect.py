@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Coroutine
+from typing import Annotated, Any
 
 import typer
 
 from natprobe.cli.lean import add, port_number
 from natprobe.cli.terminal import note
+from natprobe.errors import CannotRun
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    add(app, "reflect", reflect)
+    add(app, "reflect", reflect, {"--web": "8080"})
 
 
 def reflect(
@@ -28,6 +30,10 @@ def reflect(
     compat: Annotated[
         bool, typer.Option("--compat", help="Answer other clients in full too, who do not pad requests.")
     ] = False,
+    web: Annotated[
+        str | None,
+        typer.Option(metavar="[PORT]", help="Serve a page too that tests a browser's own NAT; on port 8080 unless said."),
+    ] = None,
 ) -> None:
     """Serve UDP and TCP so that clients can learn what their NAT does. Ends on Ctrl-C.
 
@@ -37,4 +43,16 @@ def reflect(
     from natprobe.reflector import serve
     from natprobe.reflector.server import PORTS
 
-    asyncio.run(serve(address, tuple(map(port_number, port)) if port else PORTS, compat, note))
+    serving = serve(address, tuple(map(port_number, port)) if port else PORTS, compat, note)
+    asyncio.run(serving if web is None else _with_page(address, port_number(web), serving))
+
+
+async def _with_page(addresses: list[str], port: int, serving: Coroutine[Any, Any, None]) -> None:
+    try:
+        from natprobe.page.server import Page
+    except ModuleNotFoundError as missing:
+        serving.close()
+        raise CannotRun(f"--web needs {missing.name}: pip install 'natprobe[web]'") from None
+    async with Page(addresses, port) as page:
+        note(f"the page for browsers is {page.url}")
+        await serving

@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint
-from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Purpose, Volley
+from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Purpose, Recognition, Volley
 from natprobe.server import Server, describe
 
-T = TypeVar("T", Exchange, Volley, ConnectBack, Hold)
+T = TypeVar("T", Exchange, Volley, ConnectBack, Hold, Recognition)
 Cited = tuple[int, T]
 
 
@@ -43,7 +43,11 @@ class Facts:
 
     @cached_property
     def volleys(self) -> list[Cited[Volley]]:
-        return self._of(Volley) if self.protocol is Protocol.UDP else []
+        """The volleys of the filtering test."""
+        return self._volleys(Purpose.FILTERING)
+
+    def _volleys(self, purpose: Purpose) -> list[Cited[Volley]]:
+        return [cited for cited in self._of(Volley) if self.protocol is Protocol.UDP and cited[1].purpose is purpose]
 
     @cached_property
     def connect_backs(self) -> list[Cited[ConnectBack]]:
@@ -52,6 +56,10 @@ class Facts:
     @cached_property
     def holds(self) -> list[Cited[Hold]]:
         return self._of(Hold) if self.protocol is Protocol.TCP else []
+
+    @cached_property
+    def recognitions(self) -> list[Cited[Recognition]]:
+        return self._of(Recognition) if self.protocol is Protocol.UDP else []
 
     @property
     def asked(self) -> list[Cited[Exchange]]:
@@ -80,6 +88,11 @@ class Facts:
 def indexes(cited: Iterable[tuple[int, object]]) -> tuple[int, ...]:
     """Return the indexes alone, as evidence."""
     return tuple(index for index, _ in cited)
+
+
+def own(local: Endpoint) -> str:
+    """Return this host's own endpoint in words: a browser may tell the port alone (RFC 8828 §5.2)."""
+    return f"port {local.port or 'unknown'} of this host" if local.address.is_unspecified else str(local)
 
 
 def listing(items: Iterable[object]) -> str:

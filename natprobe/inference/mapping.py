@@ -12,7 +12,7 @@ from collections import Counter
 from natprobe.behaviour import Certainty, Dependence, Verdict, not_determined
 from natprobe.endpoint import Address, Endpoint
 from natprobe.inference.candidates import explaining_mapping
-from natprobe.inference.facts import Cited, Facts, indexes, listing
+from natprobe.inference.facts import Cited, Facts, indexes, listing, own
 from natprobe.observation import Exchange, Purpose
 
 _INDEPENDENT = Dependence.ENDPOINT_INDEPENDENT
@@ -85,7 +85,7 @@ def _judge(facts: Facts, seen: list[Cited[Exchange]], everything: dict[Endpoint,
 
 def _independent(local: Endpoint, mapped: dict[Endpoint, Endpoint], evidence: tuple[int, ...]) -> Verdict[Dependence]:
     external = next(iter(mapped.values()))
-    reason = f"{_everywhere(mapped)} {local} as {external}"
+    reason = f"{_everywhere(mapped)} {own(local)} as {external}"
     if external.port != local.port:
         return Verdict(_INDEPENDENT, Certainty.CONFIRMED, reason, evidence)
     reason += "; port-preserving: the port may differ once another host's use of it to the same destination collides"

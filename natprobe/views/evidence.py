@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import singledispatch
 
 from natprobe.inference.facts import listing
-from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Outcome, Resolution, Volley, to_json
+from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Outcome, Recognition, Resolution, Volley, to_json
 from natprobe.report import Report
 from natprobe.views.wording import blocks, value_in_words
 
@@ -73,6 +73,11 @@ def _(fact: Hold) -> str:
     counted = "" if fact.counted is None else f", {fact.counted} counted by the reflector"
     told = f"{fact.answered} answered, seen as {seen}{counted}"
     return f"{_at(fact.at)} TCP held together {fact.local} → {value_in_words(fact.remotes)}: {told}"
+
+
+@in_words.register
+def _(fact: Recognition) -> str:
+    return f"{_at(fact.at)} the browser {'finds' if fact.own else 'does not find'} {fact.mapped} among its own addresses"
 
 
 def _at(seconds: float) -> str:
