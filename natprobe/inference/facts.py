@@ -46,6 +46,11 @@ class Facts:
         """The volleys of the filtering test."""
         return self._volleys(Purpose.FILTERING)
 
+    @cached_property
+    def knocks(self) -> list[Cited[Volley]]:
+        """The volleys that were to be unsolicited."""
+        return self._volleys(Purpose.REMAP)
+
     def _volleys(self, purpose: Purpose) -> list[Cited[Volley]]:
         return [cited for cited in self._of(Volley) if self.protocol is Protocol.UDP and cited[1].purpose is purpose]
 

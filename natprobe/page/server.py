@@ -41,7 +41,7 @@ _FRAME = struct.Struct("!H")  # RFC 4571 §2
 _LARGEST_FRAME = 1500
 _TYPES = {"index.html": "text/html", "natprobe.js": "text/javascript", "natprobe.css": "text/css"}
 _HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; "
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",

@@ -115,8 +115,8 @@ _RECOGNISED = {"host": True, "prflx": False}
 class Mapping(Trial):
     """What each of several endpoints sees of one socket; and whether the browser knows that for its own address."""
 
-    RECOGNITION = 1.0
-    """Seconds to wait for the browser's word on what it was told to be seen as."""
+    RECOGNITION = 3.0
+    """Seconds to wait for the browser's word on what it was told to be seen as: over a bad path it is TCP that is slow."""
 
     def __init__(self, peer: Peer, endpoints: Sequence[Endpoint]) -> None:
         super().__init__(peer)

@@ -24,6 +24,11 @@ _FULL = 12
 """Volleys that convince where nothing is lost; those beyond make up for losses."""
 _CAP = 4.0
 
+_BLOCKED = 1.5
+"""Seconds until the page is asked whether it has sent anything at all."""
+_MANY = 10
+"""Checks unanswered on a path that loses a round trip in three: one in 50,000."""
+
 
 class Salvo:
     """Volleys to one peer connection, until each sender has been heard or its silence is as improbable as ``chance``."""
@@ -91,6 +96,7 @@ class Filtering(Trial):
 
     def begin(self, now: float) -> None:
         super().begin(now)
+        self.due = now + _BLOCKED
         self.peer.invite([candidate(self._contacted, 1)])
 
     def seen(self, peer: Peer, seen: Seen) -> None:
@@ -106,16 +112,16 @@ class Filtering(Trial):
     def tick(self, now: float) -> None:
         proved = self._greeting.answer
         if proved is None and now - self.began < 2 * PATIENCE:
-            self.peer.count()  # nothing came: of how many checks?
-            self.due = self.began + 2 * PATIENCE
+            self.peer.count()  # nothing came through: of how many checks?
+            self.due = now + PATIENCE
         elif proved is None or self._salvo.over(now):
             self._finish(now)
         else:
             self.due = self._salvo.fire(proved.target, now)
 
     def counted(self, peer: Peer, sent: int, now: float) -> None:
-        if not self.reached:
-            self._sent = sent
+        self._sent = sent
+        if not self.reached and (sent >= _MANY or now - self.began >= 2 * PATIENCE):
             self._finish(now)
 
     def _finish(self, now: float) -> None:

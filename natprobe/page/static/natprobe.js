@@ -134,10 +134,9 @@ function progress(text, value) {
 }
 
 function finished({ report, html, headline }) {
-  window.lastReport = report;
   end();
   const result = $("result");
-  result.innerHTML = html || "<h2>x</h2><a id=download></a>";
+  result.innerHTML = html;
   const link = result.querySelector("#download");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(report, null, 2)], { type: "application/json" }));
   result.hidden = $("again").hidden = false;
