@@ -35,6 +35,8 @@ class Purpose(StrEnum):
     """Does the same server answer over the other protocol?"""
     REMAP = "remap"
     """From a socket that is sent to uninvited: before that, and after."""
+    HAIRPIN = "hairpin"
+    """From one socket of this host to the external endpoint of another one; ``mapped`` is as whom that one saw it."""
 
 
 class Outcome(StrEnum):

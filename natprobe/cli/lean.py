@@ -65,9 +65,7 @@ def group(help_: str) -> typer.Typer:
     )
 
 
-def add(
-    app: typer.Typer, name: str, command: Callable[..., None], implied: Mapping[str, str] | None = None
-) -> None:
+def add(app: typer.Typer, name: str, command: Callable[..., None], implied: Mapping[str, str] | None = None) -> None:
     """Add a command to a group; what stops it ends in one line and a status.
 
     The options in ``implied`` may stand without a value, and mean that one then.

@@ -32,7 +32,7 @@ def reflect(
     ] = False,
     web: Annotated[
         str | None,
-        typer.Option(metavar="[PORT]", help="Serve a page too that tests a browser's own NAT; on port 8080 unless said."),
+        typer.Option(metavar="[PORT]", help="Serve a page too that tests a browser's NAT; on port 8080 unless said."),
     ] = None,
 ) -> None:
     """Serve UDP and TCP so that clients can learn what their NAT does. Ends on Ctrl-C.

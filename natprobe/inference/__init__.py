@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from natprobe.behaviour import Dependence, Protocol, Verdict
+from natprobe.behaviour import Dependence, Hairpinning, Protocol, Verdict
 from natprobe.endpoint import Endpoint
 from natprobe.inference.concurrency import Concurrent, judge_concurrency
 from natprobe.inference.facts import Facts
 from natprobe.inference.filtering import judge_filtering
+from natprobe.inference.hairpinning import judge_hairpinning
 from natprobe.inference.mapping import judge_mapping
 from natprobe.inference.reachability import judge_external, judge_reachability, judge_translation
 from natprobe.observation import Observation
@@ -26,6 +27,7 @@ class Profile:
     filtering: Verdict[Dependence]
     concurrent: Verdict[Concurrent] | None = None
     unsolicited_remap: Verdict[bool] | None = None
+    hairpinning: Verdict[Hairpinning] | None = None
 
     @property
     def settled(self) -> bool:
@@ -47,4 +49,5 @@ def conclude(observations: Sequence[Observation], protocol: Protocol, version: i
         mapping=judge_mapping(facts),
         filtering=judge_filtering(facts),
         concurrent=judge_concurrency(facts) if protocol is Protocol.TCP else None,
+        hairpinning=judge_hairpinning(facts),
     )

@@ -69,14 +69,15 @@ class Facts:
     @property
     def asked(self) -> list[Cited[Exchange]]:
         """The exchanges that were made to learn of this protocol; a mere control for the other one is not."""
-        return [cited for cited in self.exchanges if cited[1].purpose is not Purpose.CONTROL]
+        return [cited for cited in self.exchanges if cited[1].purpose not in (Purpose.CONTROL, Purpose.HAIRPIN)]
 
     def purpose(self, *purposes: Purpose) -> list[Cited[Exchange]]:
         return [cited for cited in self.exchanges if cited[1].purpose in purposes]
 
     @property
     def answered(self) -> list[Cited[Exchange]]:
-        return [cited for cited in self.exchanges if cited[1].answered]
+        """The exchanges that a server answered."""
+        return [cited for cited in self.exchanges if cited[1].answered and cited[1].purpose is not Purpose.HAIRPIN]
 
     def server(self, contacted: Endpoint) -> Server | None:
         """Return what the server contacted at this endpoint said of itself, over this protocol."""

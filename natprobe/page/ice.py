@@ -22,7 +22,7 @@ _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What an agent is known by, and what its checks are signed with. Raises ValueError if RFC 8839 §5.4 forbids them."""
+    """What an agent is known by and signs with. Raises ValueError for what RFC 8839 §5.4 does not allow."""
 
     ufrag: str
     password: str

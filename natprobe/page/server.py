@@ -99,9 +99,10 @@ class Page:
     async def _open(self, wanted: Endpoint) -> Endpoint:
         loop = asyncio.get_running_loop()
         opening = loop.create_datagram_endpoint(lambda: _Socket(self._arrived), local_addr=wanted.sockaddr)
-        transport, protocol = await _opened(wanted, opening)
-        self._sockets[protocol.local] = transport
-        return protocol.local
+        transport, _ = await _opened(wanted, opening)
+        bound = wanted.with_port(transport.get_extra_info("sockname")[1])
+        self._sockets[bound] = transport
+        return bound
 
     async def _serve_http(self, stack: contextlib.AsyncExitStack) -> None:
         app = web.Application()

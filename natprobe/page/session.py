@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import Any
 
 import msgspec
 
@@ -19,9 +18,10 @@ from natprobe.behaviour import Protocol
 from natprobe.endpoint import Address, Endpoint
 from natprobe.observation import Exchange, Observation, Outcome, Purpose, Resolution
 from natprobe.page import ice
+from natprobe.page.hairpin import Hairpin
 from natprobe.page.ice import Credentials
 from natprobe.page.peer import HIDDEN, Outbox, Peer, Seen
-from natprobe.page.trials import Mapping, Streams, Trial
+from natprobe.page.trials import Mapped, Streams, Trial
 from natprobe.page.volleys import Filtering, Remap
 from natprobe.reflector.layout import Layout
 from natprobe.report import Report, Vantage
@@ -54,10 +54,10 @@ class Connected(msgspec.Struct, tag="connected", forbid_unknown_fields=True):
 
 
 class Counted(msgspec.Struct, tag="counted", forbid_unknown_fields=True):
-    """How many checks a peer connection has sent."""
+    """How many checks a peer connection has sent, and to whom (an address and a port)."""
 
     name: str
-    sent: int
+    sent: list[tuple[str, int, int]]
 
 
 Message = Offer | Connected | Counted
@@ -82,10 +82,11 @@ class Session:
         self._visitor = visitor
         self._contacted = layout.listening[0]
         self._filtering = Filtering(self._peer("filtering"), layout)
-        self._mapping = Mapping(self._peer("mapping"), layout.listening)
+        self._mapping = Mapped(self._peer("mapping"), layout.listening)
         remaps = [Remap(self._peer(f"remap {number}"), layout) for number in range(Remap.TRIES)]
+        hairpin = Hairpin(self._peer("hairpin one"), self._peer("hairpin other"), self._contacted)
         self._streams = Streams(self._peer("streams"), streams)
-        self._stages: list[list[Trial]] = [[self._filtering], [self._mapping, *remaps, self._streams]]
+        self._stages: list[list[Trial]] = [[self._filtering], [self._mapping, *remaps, hairpin, self._streams]]
         self._stage = -1
         self._trials = [trial for stage in self._stages for trial in stage]
         self._peers = {peer.name: (trial, peer) for trial in self._trials for peer in trial.peers}
@@ -103,17 +104,18 @@ class Session:
             raise ValueError("no such peer connection")
         trial, peer = self._peers[message.name]
         if isinstance(message, Offer):
-            self._offered(peer, message, now)
+            self._offered(peer, message)
         elif trial not in self._under_way:
             return
         elif isinstance(message, Connected):
             remote = Endpoint.of(*message.remote) if message.remote else None
             trial.connected(peer, message.local, remote, now)
         else:
-            trial.counted(peer, max(0, message.sent), now)
+            sent = {Endpoint.of(address, port): max(0, number) for address, port, number in message.sent}
+            trial.counted(peer, sent, now)
         self._go_on(now)
 
-    def _offered(self, peer: Peer, offer: Offer, now: float) -> None:
+    def _offered(self, peer: Peer, offer: Offer) -> None:
         if peer.theirs:
             raise ValueError("a peer connection is offered once")
         peer.theirs = Credentials(offer.ufrag, offer.password)

@@ -7,7 +7,7 @@ Whoever spoofs a source can sign a check for it: nobody but a source that has an
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Address, Endpoint
@@ -44,8 +44,8 @@ class Trial(ABC):
     def connected(self, peer: Peer, local: str, remote: Endpoint | None, now: float) -> None:
         """Take the page's word that it is connected: the type of its own candidate, and where the other one is."""
 
-    def counted(self, peer: Peer, sent: int, now: float) -> None:
-        """Take the page's word on how many checks a peer connection has sent."""
+    def counted(self, peer: Peer, sent: Mapping[Endpoint, int], now: float) -> None:
+        """Take the page's word on how many checks a peer connection has sent to whom."""
 
     def tick(self, now: float) -> None:
         """Send what is due, or end."""
@@ -109,14 +109,14 @@ class Greeting:
 
 
 _RECOGNISED = {"host": True, "prflx": False}
-"""By the type of its own candidate: of a mapped address that is not its own a browser makes a new one (RFC 8445 §7.2.5.3)."""
+"""By the type of its own candidate: of a mapped address that is no host's it makes a new one (RFC 8445 §7.2.5.3.1)."""
 
 
-class Mapping(Trial):
+class Mapped(Trial):
     """What each of several endpoints sees of one socket; and whether the browser knows that for its own address."""
 
     RECOGNITION = 3.0
-    """Seconds to wait for the browser's word on what it was told to be seen as: over a bad path it is TCP that is slow."""
+    """Seconds to wait for the browser's word on what it was told to be seen as: over TCP, slow on a bad path."""
 
     def __init__(self, peer: Peer, endpoints: Sequence[Endpoint]) -> None:
         super().__init__(peer)

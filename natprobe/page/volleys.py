@@ -6,7 +6,7 @@ to be open (``natprobe.silence``); an answer proves that the check came in.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from natprobe.behaviour import Protocol
@@ -31,7 +31,7 @@ _MANY = 10
 
 
 class Salvo:
-    """Volleys to one peer connection, until each sender has been heard or its silence is as improbable as ``chance``."""
+    """Volleys to one peer connection, until each sender is heard or its silence is as improbable as ``chance``."""
 
     def __init__(self, peer: Peer, asked: Sequence[Endpoint], chance: float) -> None:
         self._peer = peer
@@ -59,9 +59,7 @@ class Salvo:
     def volleys(self, local: Endpoint, now: float) -> tuple[Volley, ...]:
         """Return the facts so far."""
         asked = self._asked
-        return tuple(
-            Volley(local, asked[0], at, asked, now - at, tuple(heard.values())) for at, heard in self._shots
-        )
+        return tuple(Volley(local, asked[0], at, asked, now - at, tuple(heard.values())) for at, heard in self._shots)
 
     def over(self, now: float) -> bool:
         """Return whether more of it would say nothing new, or not before its time is up."""
@@ -119,9 +117,9 @@ class Filtering(Trial):
         else:
             self.due = self._salvo.fire(proved.target, now)
 
-    def counted(self, peer: Peer, sent: int, now: float) -> None:
-        self._sent = sent
-        if not self.reached and (sent >= _MANY or now - self.began >= 2 * PATIENCE):
+    def counted(self, peer: Peer, sent: Mapping[Endpoint, int], now: float) -> None:
+        self._sent = sent.get(self._contacted, 0)
+        if not self.reached and (self._sent >= _MANY or now - self.began >= 2 * PATIENCE):
             self._finish(now)
 
     def _finish(self, now: float) -> None:

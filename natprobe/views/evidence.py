@@ -6,7 +6,17 @@ from collections.abc import Iterator
 from functools import singledispatch
 
 from natprobe.inference.facts import listing
-from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Outcome, Recognition, Resolution, Volley, to_json
+from natprobe.observation import (
+    ConnectBack,
+    Exchange,
+    Hold,
+    Observation,
+    Outcome,
+    Recognition,
+    Resolution,
+    Volley,
+    to_json,
+)
 from natprobe.report import Report
 from natprobe.views.wording import blocks, value_in_words
 
@@ -77,7 +87,8 @@ def _(fact: Hold) -> str:
 
 @in_words.register
 def _(fact: Recognition) -> str:
-    return f"{_at(fact.at)} the browser {'finds' if fact.own else 'does not find'} {fact.mapped} among its own addresses"
+    told = "finds" if fact.own else "does not find"
+    return f"{_at(fact.at)} the browser {told} {fact.mapped} among its own addresses"
 
 
 def _at(seconds: float) -> str:

@@ -76,11 +76,13 @@ async function connected(name, pc) {
 }
 
 async function count(name) {
-  let sent = 0;
-  for (const entry of (await peers.get(name).getStats()).values()) {
-    if (entry.type === "candidate-pair") sent += entry.requestsSent || 0;
+  const stats = await peers.get(name).getStats();
+  const sent = [];
+  for (const pair of stats.values()) {
+    const remote = pair.type === "candidate-pair" ? stats.get(pair.remoteCandidateId) : null;
+    if (remote?.address) sent.push([remote.address, remote.port, pair.requestsSent || 0]);
   }
-  say({ type: "counted", name, sent });
+  say({ type: "counted", name, sent: sent.slice(0, 16) });
 }
 
 function close(name) {
