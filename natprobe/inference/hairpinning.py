@@ -9,8 +9,7 @@ from natprobe.inference.mapping import judge_mapping
 from natprobe.inference.reachability import judge_translation
 from natprobe.observation import Exchange, Purpose
 
-_FEW = 3
-_ENOUGH = 10
+_FEW = 5
 """Packets within one network, where hardly any is lost."""
 
 
@@ -32,8 +31,9 @@ def judge_hairpinning(facts: Facts) -> Verdict[Hairpinning] | None:
         return not_determined(f"{sent} packets to {remote} did not come back in, but {why}", indexes(tried))
     if sent < _FEW:
         return not_determined(f"only {sent} packets were sent to {remote}", indexes(tried))
-    certainty = Certainty.CONFIRMED if sent >= _ENOUGH else Certainty.LIKELY
-    return Verdict(Hairpinning.NONE, certainty, f"{sent} packets to {remote} did not come back in", indexes(tried))
+    # Both sockets are this host's, and a system takes no packet from outside that has its own address as the source.
+    reason = f"{sent} packets to {remote} did not come back in, or only with this host's own address as their source"
+    return Verdict(Hairpinning.NONE, Certainty.LIKELY, reason, indexes(tried))
 
 
 def _came(exchange: Exchange, evidence: tuple[int, ...]) -> Verdict[Hairpinning]:

@@ -55,6 +55,8 @@ def read(data: bytes) -> Packet | None:
         message = stun.parse_message(data)
     except (ValueError, struct.error):
         return None
+    if "FINGERPRINT" not in message.attributes:  # RFC 8445 §7.1
+        return None
     username = str(message.attributes.get("USERNAME", ""))
     if message.message_method != stun.Method.BINDING or bool(username) != (message.message_class == stun.Class.REQUEST):
         return None

@@ -113,6 +113,7 @@ class Page:
         stack.push_async_callback(runner.cleanup)
         await runner.setup()
         await _opened(self._http, web.TCPSite(runner, *self._http.sockaddr).start())
+        self._http = self._http.with_port(runner.addresses[0][1])
 
     def _close(self) -> None:
         for transport in self._sockets.values():

@@ -1,0 +1,234 @@
+"""The page's session against a browser that is simulated packet by packet, behind every NAT of the lab."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from browser import LAYOUT, Visit
+from hypothesis import given
+from hypothesis import strategies as st
+
+from natprobe.behaviour import Certainty, Dependence, Hairpinning, Protocol
+from natprobe.inference import Profile
+from natprobe.lab.details import Details
+from natprobe.lab.packet import Packet
+from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy, expected
+from natprobe.observation import Exchange, Outcome, Purpose, Volley
+from natprobe.page import ice
+from natprobe.page.ice import Credentials
+from natprobe.report import Report
+
+LOST_TO_LOSS = 30
+"""Visits at 20 % loss each way, of each policy."""
+
+
+def profile(report: Report) -> Profile:
+    assert report.ipv4
+    assert report.ipv4.udp
+    return report.ipv4.udp
+
+
+def found(report: Report, policy: NatPolicy) -> dict[str, object]:
+    """Return what the report says on what the policy says."""
+    udp = profile(report)
+    return {key: getattr(udp, key).value for key in expected(policy)[Protocol.UDP]}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_page_gives_the_policy_back(name: str) -> None:
+    assert found(Visit(PRESETS[name]).run(), PRESETS[name]) == expected(PRESETS[name])[Protocol.UDP]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["none", "eim-eif", "eim-adf", "eim-apdf", "adm-apdf", "apdm-eif", "linux-masquerade"])
+def test_what_is_lost_is_no_class(name: str) -> None:
+    wanted = expected(PRESETS[name])[Protocol.UDP]
+    reports = [Visit(PRESETS[name], loss=0.2, seed=seed).run() for seed in range(LOST_TO_LOSS)]
+    told = [(key, value, wanted[key]) for report in reports for key, value in found(report, PRESETS[name]).items()]
+    assert [each for each in told if each[1] not in (None, each[2])] == []
+    assert sum(value is not None for _, value, _ in told) >= 0.95 * len(told)
+
+
+def test_a_report_of_the_page_is_read_like_any_other() -> None:
+    report = Visit(PRESETS["eim-adf"]).run()
+    again = Report.loads(report.dumps())
+    assert again == replace(report, duration_s=again.duration_s, observations=again.observations)
+    assert profile(again) == profile(report)
+
+
+def test_a_hidden_address_is_said_to_be_hidden() -> None:
+    report = Visit(PRESETS["linux-masquerade"]).run()
+    assert report.vantage.ipv4 is None
+    translated = profile(report).translated
+    assert translated.value is True
+    assert "does not find 198.51.100.1:" in translated.reason
+    assert "of this host" in profile(report).mapping.reason
+
+
+def test_without_a_nat_the_browser_knows_itself() -> None:
+    report = Visit(PRESETS["none"]).run()
+    assert str(report.vantage.ipv4) == "10.64.1.10"
+    assert profile(report).mapping.certainty is Certainty.CONFIRMED
+    assert "no NAT" in profile(report).mapping.reason
+
+
+def test_a_browser_that_tells_its_address_is_believed() -> None:
+    report = Visit(PRESETS["linux-masquerade"], hides=False).run()
+    assert str(report.vantage.ipv4) == "10.64.1.10"
+    assert profile(report).translated.reason.startswith("10.64.1.10:")
+
+
+def test_blocked_udp_is_told_from_a_dead_server_by_the_page_itself() -> None:
+    report = Visit(PRESETS["udp-blocked"]).run()
+    reachable = profile(report).reachable
+    assert (reachable.value, reachable.certainty) == (False, Certainty.CONFIRMED)
+    assert "no answer to" in reachable.reason
+
+
+@pytest.mark.parametrize("name", ["eim-eif", "eim-adf", "eim-apdf"])
+def test_a_nat_that_turns_packets_around(name: str) -> None:
+    policy = PRESETS[name]
+    turning = replace(policy, udp=replace(policy.udp, details=Details(hairpinning=Hairpinning.EXTERNAL_SOURCE)))
+    hairpinning = profile(Visit(turning).run()).hairpinning
+    assert hairpinning
+    assert (hairpinning.value, hairpinning.certainty) == (Hairpinning.EXTERNAL_SOURCE, Certainty.CONFIRMED)
+
+
+def test_a_nat_that_does_not() -> None:
+    hairpinning = profile(Visit(PRESETS["eim-apdf"]).run()).hairpinning
+    assert hairpinning
+    assert (hairpinning.value, hairpinning.certainty) == (Hairpinning.NONE, Certainty.LIKELY)
+
+
+def test_where_there_is_no_nat_none_turns_anything_around() -> None:
+    assert profile(Visit(PRESETS["none"]).run()).hairpinning is None
+
+
+def test_where_filters_may_have_stopped_it_hairpinning_is_not_known() -> None:
+    hairpinning = profile(Visit(PRESETS["apdm-apdf"]).run()).hairpinning
+    assert hairpinning
+    assert not hairpinning.determined
+
+
+@pytest.mark.parametrize(("name", "moved"), [("linux-masquerade-accept", True), ("linux-masquerade-drop", False)])
+def test_what_a_stranger_sees_is_observed_after_it_has_knocked(name: str, moved: bool) -> None:
+    facts = Visit(PRESETS[name]).run().observations
+    asked = [fact for fact in facts if isinstance(fact, Exchange) and fact.purpose is Purpose.REMAP]
+    knocks = [fact for fact in facts if isinstance(fact, Volley) and fact.purpose is Purpose.REMAP]
+    locals_ = list(dict.fromkeys(exchange.local for exchange in asked))
+    assert len(locals_) == 2
+    for local in locals_:
+        home, stranger, *_ = (exchange for exchange in asked if exchange.local == local)
+        assert stranger.remote == knocks[0].asked[1]
+        assert (home.mapped != stranger.mapped) is moved
+
+
+def test_streams_are_observed_port_by_port() -> None:
+    facts = Visit(PRESETS["linux-masquerade"]).run().observations
+    streams = [f for f in facts if isinstance(f, Exchange) and f.protocol is Protocol.TCP and not f.instance]
+    assert {(fact.remote.port, fact.outcome) for fact in streams} == {(port, Outcome.ANSWERED) for port in LAYOUT.ports}
+
+
+# --- safety -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["none", "apdm-apdf", "linux-masquerade-accept"])
+def test_what_the_reflector_sends_is_little_and_goes_to_the_browser_alone(name: str) -> None:
+    visit = Visit(PRESETS[name])
+    visit.run()
+    assert {str(packet.destination.address) for packet in visit.to_network} <= {"198.51.100.1", "10.64.1.10"}
+    assert len(visit.to_network) < 300
+    assert max(len(packet.payload) for packet in visit.to_network) <= 108
+
+
+def test_nobody_gets_more_than_one_packet_for_one_before_having_answered() -> None:
+    """Whoever opens a visit knows its credentials, and can sign checks with a forged source."""
+    visit = Visit(NatPolicy.alike(ProtocolPolicy(filtering=Dependence.ADDRESS_AND_PORT_DEPENDENT)))
+    victim = LAYOUT.listening[0].with_port(9999)
+    visit._inbound = lambda packet: None  # type: ignore[method-assign]  # it answers nothing
+    forged = 0
+    original = visit._reach
+
+    def reach(packet: Packet, stream: bool) -> None:
+        nonlocal forged
+        if not stream:
+            packet, forged = packet.sent_from(victim), forged + 1
+        original(packet, stream)
+
+    visit._reach = reach  # type: ignore[method-assign]
+    report = visit.run()
+    assert 0 < len(visit.to_network) <= forged
+    assert not profile(report).filtering.determined
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{}",
+        b"[]",
+        b'{"type":"offer","name":"filtering","ufrag":"a","password":"b","hosts":[]}',
+        b'{"type":"offer","name":"nobody","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}',
+        b'{"type":"offer","name":"filtering","ufrag":"abcd","password":"0123456789012345678901","hosts":[["x",1]]}',
+        b'{"type":"offer","name":"filtering","ufrag":"abcd","password":"0123456789012345678901","hosts":[[null,-1]]}',
+        b'{"type":"counted","name":"filtering","sent":"many"}',
+        b"\xff\xfe",
+    ],
+)
+def test_a_message_that_makes_no_sense_is_a_value_error(text: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011 which one is nobody's business
+        Visit(PRESETS["none"]).session.heard(text, 0.0)
+
+
+def test_an_offer_is_made_once() -> None:
+    session = Visit(PRESETS["none"]).session
+    offer = b'{"type":"offer","name":"mapping","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}'
+    session.heard(offer, 0.0)
+    with pytest.raises(ValueError, match="once"):
+        session.heard(offer, 0.0)
+
+
+def test_a_page_that_falls_silent_is_given_up() -> None:
+    session = Visit(PRESETS["none"]).session
+    session.tick(session.due)
+    assert session.done
+
+
+# --- the wire ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_check_is_verified_by_the_receivers_password_alone() -> None:
+    one, other = Credentials.fresh(), Credentials.fresh()
+    packet = ice.read(ice.check(b"0" * 12, one, other))
+    assert packet
+    assert packet.username == f"{other.ufrag}:{one.ufrag}"
+    assert packet.verified(other.password)
+    assert not packet.verified(one.password)
+
+
+def test_an_answer_says_from_where_the_check_came() -> None:
+    packet = ice.read(ice.answer(b"0" * 12, LAYOUT.listening[0], "p" * 22))
+    assert packet
+    assert packet.username == ""
+    assert packet.verified("p" * 22)
+
+
+@given(st.binary(max_size=200))
+def test_whatever_arrives_is_read_or_not(data: bytes) -> None:
+    assert ice.read(data) is None
+
+
+@given(st.integers(0, 200), st.binary(min_size=1, max_size=12))
+def test_a_check_that_was_tampered_with_is_none(place: int, junk: bytes) -> None:
+    data = ice.check(b"0" * 12, Credentials("aaaa", "a" * 22), Credentials("bbbb", "b" * 22))
+    place %= len(data)
+    changed = data[:place] + junk + data[place + len(junk) :]
+    packet = ice.read(changed)
+    assert changed == data or packet is None or not packet.verified("b" * 22)
+
+
+@pytest.mark.parametrize(("ufrag", "password"), [("abc", "0" * 22), ("abcd", "0" * 21), ("ab:d", "0" * 22), ("", "")])
+def test_credentials_are_what_the_rfc_allows(ufrag: str, password: str) -> None:
+    with pytest.raises(ValueError, match="credentials"):
+        Credentials(ufrag, password)
