@@ -38,7 +38,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "reflector": WIRE,
     "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
     "views": FACTS | {"inference", "report"},
-    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "views"},
+    "page": FACTS | {"version", "inference", "report", "reflector", "views"},
+    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "views", "page"},
     "__init__": FACTS | {"inference", "report", "run"},
     "__main__": {"cli"},
 }
@@ -47,10 +48,18 @@ MAY_IMPORT: dict[str, set[str]] = {
 PURE = [
     *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
     *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
+    *("page/ice", "page/peer", "page/trials", "page/volleys", "page/hairpin", "page/session", "page/result"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]
 WAITING = {"asyncio", "socket", "time", "select", "threading", "subprocess", "asyncio_dgram"}
-ONLY_IN = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "views"}, "jinja2": {"views"}, "aiortc": {"webrtc"}}
+ONLY_IN = {
+    "typer": {"cli"},
+    "click": {"cli"},
+    "rich": {"cli", "views"},
+    "jinja2": {"views"},
+    "aiortc": {"webrtc"},
+    "aiohttp": {"page"},
+}
 
 
 def modules() -> list[Path]:

@@ -74,8 +74,7 @@ class Page:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             self._sockets: dict[Endpoint, asyncio.DatagramTransport] = {}
-            stack.callback(self._close)
-            await self._bind()
+            await self._bind(stack)
             self._streams = [Endpoint(self._http.address, port) for port in ICE_PORTS]
             for local in self._streams:
                 server = await _opened(local, asyncio.start_server(self._serve_stream, *local.sockaddr))
@@ -89,17 +88,19 @@ class Page:
     ) -> None:
         await self._stack.aclose()
 
-    async def _bind(self) -> None:
+    async def _bind(self, stack: contextlib.AsyncExitStack) -> None:
         addresses, ports = self._layout.addresses, self._layout.ports
         for address, port in itertools.product(addresses, ports):
-            await self._open(Endpoint(address, port))
-        quiet = [(await self._open(Endpoint(address, 0))).port for address in addresses]
+            await self._open(Endpoint(address, port), stack)
+        quiet = [(await self._open(Endpoint(address, 0), stack)).port for address in addresses]
         self._layout = Layout(addresses, ports, tuple(quiet))
 
-    async def _open(self, wanted: Endpoint) -> Endpoint:
+    async def _open(self, wanted: Endpoint, stack: contextlib.AsyncExitStack) -> Endpoint:
         loop = asyncio.get_running_loop()
         opening = loop.create_datagram_endpoint(lambda: _Socket(self._arrived), local_addr=wanted.sockaddr)
-        transport, _ = await _opened(wanted, opening)
+        transport, protocol = await _opened(wanted, opening)
+        stack.push_async_callback(protocol.closed.wait)
+        stack.callback(transport.close)
         bound = wanted.with_port(transport.get_extra_info("sockname")[1])
         self._sockets[bound] = transport
         return bound
@@ -114,10 +115,6 @@ class Page:
         await runner.setup()
         await _opened(self._http, web.TCPSite(runner, *self._http.sockaddr).start())
         self._http = self._http.with_port(runner.addresses[0][1])
-
-    def _close(self) -> None:
-        for transport in self._sockets.values():
-            transport.close()
 
     # --- packets ------------------------------------------------------------------------------------------------------
 
@@ -216,9 +213,14 @@ class _Visit:
                 self._session.tick(self._now())
             await self._flush()
             if self._session.done:
-                await self._socket.send_json(message(self._session.report(self._now())))
+                await self._socket.send_json(self._result())
         finally:
             reading.cancel()
+
+    def _result(self) -> dict[str, Any]:
+        if not self._session.begun:
+            return {"refused": "This browser opened no peer connections, or too slowly."}
+        return message(self._session.report(self._now()))
 
     async def _flush(self) -> None:
         self._send_datagrams()
@@ -227,14 +229,14 @@ class _Visit:
             await self._socket.send_json(text)
 
     async def _read(self) -> None:
-        async for received in self._socket:
-            if received.type is not WSMsgType.TEXT:
-                return
-            try:
+        """Take the page's messages until it ends, or makes no sense."""
+        with contextlib.suppress(ValueError):
+            async for received in self._socket:
+                if received.type is not WSMsgType.TEXT:
+                    break
                 self._session.heard(received.data, self._now())
-            except ValueError:
-                return
-            self._stirred.set()
+                self._stirred.set()
+        self._stirred.set()
 
 
 class _Socket(asyncio.DatagramProtocol):
@@ -242,6 +244,10 @@ class _Socket(asyncio.DatagramProtocol):
 
     def __init__(self, arrived: Callable[[bytes, Endpoint, Endpoint], object]) -> None:
         self._arrived = arrived
+        self.closed = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.local = Endpoint.of(*transport.get_extra_info("sockname")[:2])

@@ -29,7 +29,7 @@ from natprobe.version import VERSION
 
 MOST_PACKETS = 3_000
 """Datagrams to a page in all; a visit over a good path takes 250."""
-_LONGEST = 15.0
+LONGEST = 15.0
 """Seconds."""
 
 _PROGRESS = (("Who is let in?", 0.2), ("What do others see of this browser?", 0.7))
@@ -149,7 +149,12 @@ class Session:
     @property
     def due(self) -> float:
         """When `tick` wants to be called."""
-        return min([_LONGEST, *(trial.due for trial in self._under_way if trial.due is not None)])
+        return min([LONGEST, *(trial.due for trial in self._under_way if trial.due is not None)])
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything has been tested at all."""
+        return self._filtering.began > 0
 
     @property
     def done(self) -> bool:
@@ -159,11 +164,11 @@ class Session:
     def tick(self, now: float) -> None:
         """Do what is due."""
         for trial in self._under_way:
-            if now >= _LONGEST:
+            if now >= LONGEST:
                 trial.end(now)
             elif trial.due is not None and trial.due <= now:
                 trial.tick(now)
-        if now >= _LONGEST:
+        if now >= LONGEST:
             self._stage = len(self._stages)
         self._go_on(now)
 
@@ -208,7 +213,7 @@ class Session:
         yield Resolution(str(self._contacted), (self._contacted,))
         yield self._visit(own)
         for trial in self._trials:
-            if trial.began or trial.ended:
+            if trial.began:
                 yield from trial.facts(own)
 
     def _visit(self, own: Address | None) -> Exchange:
