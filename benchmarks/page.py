@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from lab.chromium import chromium, serving_page, visit
 
 from natprobe.behaviour import Protocol
+from natprobe.errors import LabUnavailable
 from natprobe.lab.backend import Lab
 from natprobe.lab.policy import PRESETS, expected
 from natprobe.lab.session import open_lab
@@ -69,7 +70,7 @@ def measure(lab: Lab, browser: Browser, policy: str, loss: float, rounds: int) -
         lab.apply("home", PRESETS[policy])
         try:
             seen = visit(browser)
-        except Error as late:
+        except (Error, LabUnavailable) as late:
             score.wrong.append(f"no answer: {str(late).splitlines()[0]}")
             continue
         last = seen.report["ipv4"]["udp"]

@@ -173,6 +173,23 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Idle:
+    """Packets from ``remote`` to the mapping of a socket that had been silent for ``idle`` seconds.
+
+    ``sent`` of them left, and at the same instants as many to a mapping in use. ``heard`` and ``controls`` of them came
+    in.
+    """
+
+    local: Endpoint
+    remote: Endpoint
+    at: float
+    idle: float
+    sent: int
+    heard: int
+    controls: int
+
+
+@dataclass(frozen=True, slots=True)
 class Recognition:
     """Whether a browser, which does not tell its own address, found ``mapped``, as which it was seen, to be its own."""
 
@@ -182,7 +199,7 @@ class Recognition:
     at: float
 
 
-Observation = Resolution | Exchange | Volley | ConnectBack | Hold | Recognition
+Observation = Resolution | Exchange | Volley | ConnectBack | Hold | Recognition | Idle
 
 KINDS: dict[str, type[Any]] = {
     "resolution": Resolution,
@@ -191,6 +208,7 @@ KINDS: dict[str, type[Any]] = {
     "connect-back": ConnectBack,
     "hold": Hold,
     "recognition": Recognition,
+    "idle": Idle,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}
 

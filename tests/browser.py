@@ -9,7 +9,7 @@ import heapq
 import itertools
 import random
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -34,6 +34,7 @@ STREAMS = [Endpoint(ADDRESSES[0], port) for port in LAYOUT.ports]
 HOME = parse_address("10.64.1.10")
 EXTERNAL = parse_address("198.51.100.1")
 _PACE = 0.05  # RFC 8445 §14.2
+_GIVES_UP = 15.1  # Chromium, without an answer
 
 
 @dataclass
@@ -49,6 +50,7 @@ class Agent:
     asked: dict[bytes, Endpoint] = field(default_factory=dict)
     sent: dict[Endpoint, int] = field(default_factory=dict)
     connected: bool = False
+    began: float | None = None
     closed: bool = False
 
     def check(self, remote: Endpoint) -> bytes:
@@ -63,10 +65,13 @@ class Agent:
 class Visit:
     """A visit of the page from behind a NAT; ``run`` it, and there is its report.
 
-    ``hides`` is whether the browser keeps its address to itself, as one does that was given no microphone.
+    ``hides`` is whether the browser keeps its address to itself, as one does that was given no microphone; ``waits``
+    are the times of silence after which it is sent to.
     """
 
-    def __init__(self, policy: NatPolicy, *, loss: float = 0.0, seed: int = 1, hides: bool = True) -> None:
+    def __init__(
+        self, policy: NatPolicy, *, loss: float = 0.0, seed: int = 1, hides: bool = True, waits: Sequence[float] = ()
+    ) -> None:
         self.now = 0.0
         self.to_network: list[Packet] = []
         """All that the reflector has sent over UDP."""
@@ -77,7 +82,7 @@ class Visit:
         self._order = itertools.count()
         source = Endpoint(EXTERNAL if policy.translated else HOME, 40404)
         visitor = Visitor("a browser of the tests", source, Endpoint(ADDRESSES[0], 8080), datetime.now(UTC))
-        self.session = Session(LAYOUT, STREAMS, visitor)
+        self.session = Session(LAYOUT, STREAMS, visitor, waits)
 
     def run(self) -> Report:
         """Run to the end."""
@@ -173,7 +178,8 @@ class Visit:
                     self._pace(agent, 0)
 
     def _pace(self, agent: Agent, turn: int) -> None:
-        if not agent.closed:
+        agent.began = self.now if agent.began is None else agent.began
+        if not agent.closed and (agent.connected or self.now - agent.began < _GIVES_UP):
             remote = agent.remotes[turn % len(agent.remotes)]
             self._send(agent, remote, agent.check(remote))
             self._later(lambda: self._pace(agent, turn + 1), _PACE)

@@ -130,6 +130,28 @@ def test_streams_are_observed_port_by_port() -> None:
     assert {(fact.remote.port, fact.outcome) for fact in streams} == {(port, Outcome.ANSWERED) for port in LAYOUT.ports}
 
 
+@pytest.mark.parametrize(
+    ("lifetime", "interval"), [(20.0, (10, 25)), (40.0, (25, 50)), (300.0, (50, None)), (5.0, (0, 10))]
+)
+def test_how_long_a_mapping_lives(lifetime: float, interval: tuple[int, int | None]) -> None:
+    policy = PRESETS["eim-apdf"]
+    forgetful = replace(policy, udp=replace(policy.udp, details=Details(lifetime=lifetime, lifetime_stream=120.0)))
+    report = Visit(forgetful, waits=(10.0, 25.0, 50.0)).run()
+    found = profile(report).lifetime
+    assert found
+    assert found.value
+    assert found.certainty is Certainty.CONFIRMED
+    alive, dead = found.value.alive_s, found.value.dead_s
+    assert (round(alive), None if dead is None else round(dead)) == interval
+    assert profile(Report.loads(report.dumps())).lifetime == found
+
+
+def test_nobody_waits_who_did_not_ask_for_it() -> None:
+    report = Visit(PRESETS["eim-apdf"]).run()
+    assert profile(report).lifetime is None
+    assert report.duration_s < 3
+
+
 # --- safety -----------------------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from natprobe.inference.concurrency import Concurrent, judge_concurrency
 from natprobe.inference.facts import Facts
 from natprobe.inference.filtering import judge_filtering
 from natprobe.inference.hairpinning import judge_hairpinning
+from natprobe.inference.lifetime import Lifetime, judge_lifetime
 from natprobe.inference.mapping import judge_mapping
 from natprobe.inference.reachability import judge_external, judge_reachability, judge_translation
 from natprobe.observation import Observation
@@ -28,6 +29,7 @@ class Profile:
     concurrent: Verdict[Concurrent] | None = None
     unsolicited_remap: Verdict[bool] | None = None
     hairpinning: Verdict[Hairpinning] | None = None
+    lifetime: Verdict[Lifetime] | None = None
 
     @property
     def settled(self) -> bool:
@@ -50,4 +52,5 @@ def conclude(observations: Sequence[Observation], protocol: Protocol, version: i
         filtering=judge_filtering(facts),
         concurrent=judge_concurrency(facts) if protocol is Protocol.TCP else None,
         hairpinning=judge_hairpinning(facts),
+        lifetime=judge_lifetime(facts),
     )

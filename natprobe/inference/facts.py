@@ -9,10 +9,10 @@ from typing import TypeVar
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint
-from natprobe.observation import ConnectBack, Exchange, Hold, Observation, Purpose, Recognition, Volley
+from natprobe.observation import ConnectBack, Exchange, Hold, Idle, Observation, Purpose, Recognition, Volley
 from natprobe.server import Server, describe
 
-T = TypeVar("T", Exchange, Volley, ConnectBack, Hold, Recognition)
+T = TypeVar("T", Exchange, Volley, ConnectBack, Hold, Recognition, Idle)
 Cited = tuple[int, T]
 
 
@@ -65,6 +65,10 @@ class Facts:
     @cached_property
     def recognitions(self) -> list[Cited[Recognition]]:
         return self._of(Recognition) if self.protocol is Protocol.UDP else []
+
+    @cached_property
+    def idles(self) -> list[Cited[Idle]]:
+        return self._of(Idle) if self.protocol is Protocol.UDP else []
 
     @property
     def asked(self) -> list[Cited[Exchange]]:

@@ -1,6 +1,6 @@
 """The page's server: HTTP for the page and its WebSocket, sockets for ICE over UDP and over TCP.
 
-Nothing is kept: a visit lives as long as its WebSocket, thirty seconds at most.
+Nothing is kept: a visit lives as long as its WebSocket, half a minute at most, or four with the lifetimes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from aiohttp import WSMsgType, web
 from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import AddressBusy
 from natprobe.page import ice
+from natprobe.page.lifetime import WAITS
 from natprobe.page.result import message
 from natprobe.page.session import MOST_PACKETS, Session, Visitor
 from natprobe.reflector.budget import Buckets, Rate, prefix_of
@@ -145,7 +146,7 @@ class Page:
     async def _visit(self, request: web.Request) -> web.WebSocketResponse:
         if request.headers.get("Origin", "").partition("://")[2] != request.host:
             raise web.HTTPForbidden(text="only for the page of this very server\n")
-        socket = web.WebSocketResponse(max_msg_size=8192, heartbeat=10.0)
+        socket = web.WebSocketResponse(max_msg_size=8192)
         await socket.prepare(request)
         source, served_by = (Endpoint.of(*_transport(request, name)[:2]) for name in ("peername", "sockname"))
         refusal = self._refusal(source)
@@ -153,10 +154,11 @@ class Page:
             await socket.send_json({"refused": refusal})
             return socket
         visitor = Visitor(request.headers.get("User-Agent", "a browser")[:200], source, served_by, datetime.now(UTC))
-        visit = _Visit(Session(self._layout, self._streams, visitor), socket, self._send)
+        waits = WAITS if "lifetime" in request.query else ()
+        visit = _Visit(Session(self._layout, self._streams, visitor, waits), socket, self._send)
         self._visits.add(visit)
         try:
-            async with asyncio.timeout(_LONGEST):
+            async with asyncio.timeout(_LONGEST + sum(waits)):
                 await visit.run()
         except (TimeoutError, ConnectionError):
             pass  # the page is slow, or gone

@@ -17,7 +17,7 @@ import msgspec
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Address, Endpoint
 from natprobe.observation import Exchange, Observation, Outcome, Purpose, Resolution
-from natprobe.page import ice
+from natprobe.page import ice, lifetime
 from natprobe.page.hairpin import Hairpin
 from natprobe.page.ice import Credentials
 from natprobe.page.peer import HIDDEN, Outbox, Peer, Seen
@@ -32,8 +32,12 @@ MOST_PACKETS = 3_000
 LONGEST = 15.0
 """Seconds."""
 
-_PROGRESS = (("Who is let in?", 0.2), ("What do others see of this browser?", 0.7))
-"""What is tested in each stage, and how much has been done by then."""
+_PROGRESS = (
+    ("Who is let in?", 0.2),
+    ("What do others see of this browser?", 0.7),
+    ("Waiting for the router to forget. Leave this page open for two minutes.", None),
+)
+"""What is tested in each stage, and how much has been done by then, if that can be said."""
 
 
 class Offer(msgspec.Struct, tag="offer", forbid_unknown_fields=True):
@@ -77,7 +81,9 @@ class Visitor:
 class Session:
     """A visit. ``done`` is when there is nothing more to wait for, ``due`` when `tick` wants to be called."""
 
-    def __init__(self, layout: Layout, streams: Sequence[Endpoint], visitor: Visitor) -> None:
+    def __init__(
+        self, layout: Layout, streams: Sequence[Endpoint], visitor: Visitor, waits: Sequence[float] = ()
+    ) -> None:
         self.outbox = Outbox()
         self._visitor = visitor
         self._contacted = layout.listening[0]
@@ -87,10 +93,21 @@ class Session:
         hairpin = Hairpin(self._peer("hairpin one"), self._peer("hairpin other"), self._contacted)
         self._streams = Streams(self._peer("streams"), streams)
         self._stages: list[list[Trial]] = [[self._filtering], [self._mapping, *remaps, hairpin, self._streams]]
+        if waits:
+            self._stages.append(self._lifetimes(waits))
+        self._longest = LONGEST + (lifetime.LONGEST if waits else 0.0)
         self._stage = -1
         self._trials = [trial for stage in self._stages for trial in stage]
         self._peers = {peer.name: (trial, peer) for trial in self._trials for peer in trial.peers}
         self.outbox.messages.append({"open": [*self._peers]})
+
+    def _lifetimes(self, waits: Sequence[float]) -> list[Trial]:
+        control = lifetime.InUse(self._peer("in use"), self._contacted)
+        silent = [
+            lifetime.Silent(self._peer(f"silent {number}"), self._filtering, control, wait)
+            for number, wait in enumerate(waits)
+        ]
+        return [control, *silent]
 
     def _peer(self, name: str) -> Peer:
         return Peer(name, self.outbox)
@@ -149,7 +166,7 @@ class Session:
     @property
     def due(self) -> float:
         """When `tick` wants to be called."""
-        return min([LONGEST, *(trial.due for trial in self._under_way if trial.due is not None)])
+        return min([self._longest, *(trial.due for trial in self._under_way if trial.due is not None)])
 
     @property
     def begun(self) -> bool:
@@ -164,18 +181,20 @@ class Session:
     def tick(self, now: float) -> None:
         """Do what is due."""
         for trial in self._under_way:
-            if now >= LONGEST:
+            if now >= self._longest:
                 trial.end(now)
             elif trial.due is not None and trial.due <= now:
                 trial.tick(now)
-        if now >= LONGEST:
+        if now >= self._longest:
             self._stage = len(self._stages)
         self._go_on(now)
 
     @property
     def _under_way(self) -> list[Trial]:
         stage = self._stages[self._stage] if 0 <= self._stage < len(self._stages) else []
-        return [trial for trial in stage if not trial.done]
+        waiting = [trial for trial in stage if not trial.done]
+        # The control ends with the last of those that it is the control of.
+        return [] if all(isinstance(trial, lifetime.InUse) for trial in waiting) else waiting
 
     def _go_on(self, now: float) -> None:
         """Begin the next tests once all peer connections are there and the tests before have ended."""

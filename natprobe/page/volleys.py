@@ -92,6 +92,11 @@ class Filtering(Trial):
         """Whether a check came and was answered: UDP gets through, both ways."""
         return self._greeting.answer is not None
 
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """The external address that has answered, if any has."""
+        return (self._greeting.answer.target.address,) if self._greeting.answer else ()
+
     def begin(self, now: float) -> None:
         super().begin(now)
         self.due = now + _BLOCKED

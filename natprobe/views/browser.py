@@ -82,6 +82,7 @@ def render(report: Report) -> tuple[str, str]:
         blocks=blocks(report),
         drawing=drawing(report, version, profile),
         streams=_streams(report),
+        patience=bool(profile.reachable.value) and profile.lifetime is None,
         evidence=cited(report),
         ranges=ranges,
         version=report.version,

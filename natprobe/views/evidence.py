@@ -10,6 +10,7 @@ from natprobe.observation import (
     ConnectBack,
     Exchange,
     Hold,
+    Idle,
     Observation,
     Outcome,
     Recognition,
@@ -83,6 +84,12 @@ def _(fact: Hold) -> str:
     counted = "" if fact.counted is None else f", {fact.counted} counted by the reflector"
     told = f"{fact.answered} answered, seen as {seen}{counted}"
     return f"{_at(fact.at)} TCP held together {fact.local} → {value_in_words(fact.remotes)}: {told}"
+
+
+@in_words.register
+def _(fact: Idle) -> str:
+    told = f"{fact.heard} of {fact.sent} packets came in, beside {fact.controls} controls"
+    return f"{_at(fact.at)} UDP idle for {fact.idle:.1f} s {fact.remote} → {fact.local}: {told}"
 
 
 @in_words.register

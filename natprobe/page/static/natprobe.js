@@ -106,12 +106,12 @@ async function obey(message) {
   else if (message.refused) failed(message.refused);
 }
 
-function start() {
+function start(query) {
   $("again").hidden = $("result").hidden = $("failure").hidden = true;
   $("start").hidden = true;
   $("progress").hidden = false;
   progress("Asking the browser for its sockets", 0.05);
-  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/visit`);
+  socket = new WebSocket(`${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/visit${query}`);
   const visit = socket;
   socket.onmessage = ({ data }) => obey(JSON.parse(data)).catch((error) => failed(String(error)));
   socket.onclose = () => {
@@ -132,7 +132,8 @@ function end() {
 
 function progress(text, value) {
   $("step").textContent = text;
-  $("bar").value = value;
+  if (value === null) $("bar").removeAttribute("value");
+  else $("bar").value = value;
 }
 
 function finished({ report, html, headline }) {
@@ -141,6 +142,7 @@ function finished({ report, html, headline }) {
   result.innerHTML = html;
   const link = result.querySelector("#download");
   link.href = URL.createObjectURL(new Blob([JSON.stringify(report, null, 2)], { type: "application/json" }));
+  result.querySelector("#lifetime")?.addEventListener("click", () => start("?lifetime"));
   result.hidden = $("again").hidden = false;
   $("step").textContent = ""; // or it would be read out again
   document.title = `${headline} · natprobe`;
@@ -154,8 +156,8 @@ function failed(why) {
 }
 
 function begin() {
-  $("start").addEventListener("click", start);
-  $("again").addEventListener("click", start);
+  $("start").addEventListener("click", () => start(""));
+  $("again").addEventListener("click", () => start(""));
   addEventListener("error", ({ message }) => failed(`This page has an error: ${message}`));
   addEventListener("unhandledrejection", ({ reason }) => failed(`This page has an error: ${reason}`));
   if (typeof RTCPeerConnection === "undefined") {
