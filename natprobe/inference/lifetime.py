@@ -7,7 +7,7 @@ for filters: beside it the packets to a mapping in use came in (``silence``).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from natprobe.behaviour import Certainty, Verdict, not_determined
 from natprobe.inference.facts import Facts, indexes
@@ -15,8 +15,7 @@ from natprobe.observation import Idle
 from natprobe.silence import CONVINCING, SUGGESTIVE, chance
 
 
-@dataclass(frozen=True, slots=True)
-class Lifetime:
+class Lifetime(NamedTuple):
     """After ``alive_s`` seconds the mapping was there, after ``dead_s`` it was not (None: no time was too long)."""
 
     alive_s: float
@@ -35,8 +34,8 @@ def judge_lifetime(facts: Facts) -> Verdict[Lifetime] | None:
     dead = [idle for _, idle in tried if not idle.heard and chance(idle.sent, idle.controls) <= SUGGESTIVE]
     if not alive and not dead:
         return not_determined("too few packets came in, of the controls as well", indexes(tried))
-    longest = max((idle.idle for idle in alive), default=0.0)
-    shortest = min((idle.idle for idle in dead), default=None)
+    longest = round(max((idle.idle for idle in alive), default=0.0), 1)
+    shortest = min((round(idle.idle, 1) for idle in dead), default=None)
     if shortest is not None and shortest < longest:
         reason = f"one mapping lived for {longest:.0f} s, another one not for {shortest:.0f} s"
         return Verdict(Lifetime(longest, None), Certainty.CONFLICTING, reason, indexes(tried))
