@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from aioice import stun
 from browser import LAYOUT, Visit
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy, expected
 from natprobe.observation import Exchange, Outcome, Purpose, Volley
 from natprobe.page import ice
 from natprobe.page.ice import Credentials
+from natprobe.page.session import MOST_PACKETS
 from natprobe.report import Report
 
 LOST_TO_LOSS = 30
@@ -169,18 +171,19 @@ def test_nobody_gets_more_than_one_packet_for_one_before_having_answered() -> No
     visit = Visit(NatPolicy.alike(ProtocolPolicy(filtering=Dependence.ADDRESS_AND_PORT_DEPENDENT)))
     victim = LAYOUT.listening[0].with_port(9999)
     visit._inbound = lambda packet: None  # type: ignore[method-assign]  # it answers nothing
-    forged = 0
-    original = visit._reach
+    forged: list[Packet] = []
+    reach = visit._reach
 
-    def reach(packet: Packet, stream: bool) -> None:
-        nonlocal forged
+    def forging(packet: Packet, stream: bool) -> None:
         if not stream:
-            packet, forged = packet.sent_from(victim), forged + 1
-        original(packet, stream)
+            packet = packet.sent_from(victim)
+            forged.append(packet)
+        reach(packet, stream)
 
-    visit._reach = reach  # type: ignore[method-assign]
+    visit._reach = forging  # type: ignore[method-assign]
     report = visit.run()
-    assert 0 < len(visit.to_network) <= forged
+    assert 0 < len(visit.to_network) <= len(forged)
+    assert max(len(packet.payload) for packet in visit.to_network) <= min(len(packet.payload) for packet in forged)
     assert not profile(report).filtering.determined
 
 
@@ -235,6 +238,33 @@ def test_an_answer_says_from_where_the_check_came() -> None:
     assert packet
     assert packet.username == ""
     assert packet.verified("p" * 22)
+
+
+@pytest.mark.parametrize("missing", ["USERNAME", "PRIORITY", "ICE-CONTROLLING", "MESSAGE-INTEGRITY", "FINGERPRINT"])
+def test_a_check_has_all_that_it_must_have(missing: str) -> None:
+    names = {"USERNAME": "aaaa:bbbb", "PRIORITY": 1, "ICE-CONTROLLING": 1}
+    message = stun.Message(stun.Method.BINDING, stun.Class.REQUEST, attributes=names)
+    message.add_message_integrity(b"a" * 22)
+    assert ice.read(bytes(message))
+    del message.attributes[missing]
+    if missing != "FINGERPRINT":
+        message.add_fingerprint()
+    assert ice.read(bytes(message)) is None
+
+
+def test_a_page_that_floods_is_not_listened_to_for_ever() -> None:
+    visit = Visit(PRESETS["none"])
+    message = b'{"type":"offer","name":"%s","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}'
+    for name in visit.session.outbox.messages[0]["open"]:
+        visit.session.heard(message % name.encode(), 0.0)
+    answer = next(told for told in visit.session.outbox.messages if "answer" in told)
+    theirs = Credentials(answer["ufrag"], answer["password"])
+    packet = ice.read(ice.check(b"0" * 12, Credentials("abcd", "0123456789012345678901"), theirs))
+    assert packet
+    taken = [
+        visit.session.arrived(packet, LAYOUT.listening[0], LAYOUT.listening[1], 0.1) for _ in range(MOST_PACKETS + 9)
+    ]
+    assert taken.count(True) == MOST_PACKETS
 
 
 @given(st.binary(max_size=200))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from natprobe.cli.lean import add, port_number
 from natprobe.cli.terminal import note
 from natprobe.errors import CannotRun
+
+if TYPE_CHECKING:
+    from natprobe.page.server import Page
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,16 +47,19 @@ def reflect(
     from natprobe.reflector import serve
     from natprobe.reflector.server import PORTS
 
-    serving = serve(address, tuple(map(port_number, port)) if port else PORTS, compat, note)
-    asyncio.run(serving if web is None else _with_page(address, port_number(web), serving))
+    serving = partial(serve, address, tuple(map(port_number, port)) if port else PORTS, compat, note)
+    asyncio.run(serving() if web is None else _beside(_page(address, web), serving))
 
 
-async def _with_page(addresses: list[str], port: int, serving: Coroutine[Any, Any, None]) -> None:
+def _page(addresses: list[str], port: str) -> Page:
     try:
         from natprobe.page.server import Page
     except ModuleNotFoundError as missing:
-        serving.close()
         raise CannotRun(f"--web needs {missing.name}: pip install 'natprobe[web]'") from None
-    async with Page(addresses, port) as page:
+    return Page(addresses, port_number(port))
+
+
+async def _beside(page: Page, serving: Callable[[], Awaitable[None]]) -> None:
+    async with page:
         note(f"the page for browsers is {page.url}")
-        await serving
+        await serving()

@@ -19,6 +19,10 @@ _PRIORITY = 110 << 24 | 65535 << 8 | 255  # peer reflexive, component 1 (RFC 844
 _UFRAG = re.compile(r"[A-Za-z0-9+/]{4,256}")
 _PASSWORD = re.compile(r"[A-Za-z0-9+/]{22,256}")
 
+_SIGNED = {"MESSAGE-INTEGRITY", "FINGERPRINT"}
+_CHECK = _SIGNED | {"USERNAME", "PRIORITY"}
+_ROLES = {"ICE-CONTROLLING", "ICE-CONTROLLED"}
+
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
@@ -50,19 +54,22 @@ class Packet:
 
 
 def read(data: bytes) -> Packet | None:
-    """Return the check or successful answer in a datagram; None for anything else, whatever it may be."""
+    """Return the check or successful answer in a datagram; None for anything else, whatever it may be.
+
+    A check has all that RFC 8445 §7.1 wants, so that it is not shorter than one of ours.
+    """
     try:
         message = stun.parse_message(data)
     except (ValueError, struct.error):
         return None
-    if "FINGERPRINT" not in message.attributes:  # RFC 8445 §7.1
-        return None
-    username = str(message.attributes.get("USERNAME", ""))
-    if message.message_method != stun.Method.BINDING or bool(username) != (message.message_class == stun.Class.REQUEST):
-        return None
-    if message.message_class not in (stun.Class.REQUEST, stun.Class.RESPONSE):
-        return None
-    return Packet(message.transaction_id, username, message)
+    given = message.attributes.keys()
+    match message.message_method, message.message_class:
+        case stun.Method.BINDING, stun.Class.REQUEST if given >= _CHECK and given & _ROLES:
+            return Packet(message.transaction_id, str(message.attributes["USERNAME"]), message)
+        case stun.Method.BINDING, stun.Class.RESPONSE if given >= _SIGNED:
+            return Packet(message.transaction_id, "", message)
+        case _:
+            return None
 
 
 def check(transaction_id: bytes, sender: Credentials, receiver: Credentials) -> bytes:

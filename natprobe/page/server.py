@@ -61,7 +61,7 @@ class Page:
     def __init__(self, addresses: Iterable[str | Address], port: int = PORT) -> None:
         parsed = [parse_address(address) if isinstance(address, str) else address for address in addresses]
         own = tuple(address for address in parsed if address.version == parsed[0].version)
-        self._layout = Layout(own, ICE_PORTS, (0,) * len(own))
+        self._layout = Layout(own, ICE_PORTS, (0,) * len(own))  # ValueError, if there are none
         self._http = Endpoint(own[0], port)
         self._visits: set[_Visit] = set()
         self._frequency = Buckets(RATE, secrets.token_bytes(32))

@@ -27,8 +27,8 @@ from natprobe.reflector.layout import Layout
 from natprobe.report import Report, Vantage
 from natprobe.version import VERSION
 
-MOST_PACKETS = 3_000
-"""Datagrams to a page in all; a visit over a good path takes 250."""
+MOST_PACKETS = 5_000
+"""Datagrams to a page in all, and from it; a visit over a good path takes 250, one with lifetimes 2,000."""
 LONGEST = 15.0
 """Seconds."""
 
@@ -97,6 +97,7 @@ class Session:
             self._stages.append(self._lifetimes(waits))
         self._longest = LONGEST + (lifetime.LONGEST if waits else 0.0)
         self._stage = -1
+        self._arrivals = 0
         self._trials = [trial for stage in self._stages for trial in stage]
         self._peers = {peer.name: (trial, peer) for trial in self._trials for peer in trial.peers}
         self.outbox.messages.append({"open": [*self._peers]})
@@ -142,9 +143,12 @@ class Session:
         self, packet: ice.Packet, socket: Endpoint, source: Endpoint, now: float, *, stream: bool = False
     ) -> bool:
         """Take a check or an answer, over UDP or in a TCP stream; return whether it is of this visit's page."""
+        if self._arrivals >= MOST_PACKETS:
+            return False
         for trial in self._under_way:
             for peer in trial.peers if stream is (trial is self._streams) else ():
                 if self._deliver(trial, peer, packet, (socket, source, now)):
+                    self._arrivals += 1
                     self._go_on(now)
                     return True
         return False
