@@ -27,12 +27,22 @@ class Answer:
     meaning: str
 
 
-_OPEN = Answer("good", "Anybody can reach this browser directly.", "Direct connections work with every partner.")
+_OPEN = Answer(
+    "good",
+    "Anybody can reach this browser directly.",
+    "Direct connections work with every partner that gets packets out at all.",
+)
 _EASY = Answer(
     "good",
     "Direct connections work with most partners.",
     "Everybody sees this browser at one and the same port, so that partners can be told where to send to. "
     "Only with a partner whose network does not do that may a relay (TURN) be needed.",
+)
+_TIMED = Answer(
+    "fair",
+    "Direct connections may depend on who sends first.",
+    "The router changes the port of this browser towards a partner whose packets come too early. It is the router's to "
+    "mend: it should drop what nobody has asked for.",
 )
 _HARD = Answer(
     "fair",
@@ -61,7 +71,9 @@ def answer(profile: Profile) -> Answer:
         return _OPEN
     if mapping is None or filtering is None:
         return _UNKNOWN
-    return _EASY if mapping is Dependence.ENDPOINT_INDEPENDENT else _HARD
+    if mapping is not Dependence.ENDPOINT_INDEPENDENT:
+        return _HARD
+    return _TIMED if profile.unsolicited_remap and profile.unsolicited_remap.value else _EASY
 
 
 def render(report: Report) -> tuple[str, str]:
