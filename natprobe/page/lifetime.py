@@ -7,7 +7,7 @@ that it stays connected and keeps its mapping in use: the control.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from natprobe.endpoint import Address, Endpoint
 from natprobe.observation import Idle, Observation
@@ -27,80 +27,92 @@ _SLOWER = 0.1
 _CAP = 4.0
 
 
-class InUse(Trial):
-    """The control: a peer connection that is kept connected for as long as others are silent."""
+class Lifetime(Trial):
+    """The peer connections that fall silent, and the one that is kept in use for as long."""
 
-    def __init__(self, peer: Peer, contacted: Endpoint) -> None:
-        super().__init__(peer)
-        self.peer = peer
-        self.source: Endpoint | None = None
-        """Where it was seen last."""
-        self.heard: set[bytes] = set()
-        self.contacted = contacted
-
-    def begin(self, now: float) -> None:
-        super().begin(now)
-        self.due = now + LONGEST
-        self.peer.invite([candidate(self.contacted, 1)])
-
-    def seen(self, peer: Peer, seen: Seen) -> None:
-        if seen.socket == self.contacted:
-            self.source = seen.source
-            self.peer.reply(seen)
-
-    def answered(self, peer: Peer, asked: Asked, now: float) -> None:
-        self.heard.add(asked.transaction_id)
-
-    def facts(self, own: Address | None) -> Iterable[Observation]:
-        return ()
-
-
-class Silent(Trial):
-    """One peer connection that falls silent, is left alone for ``wait`` seconds, and is then sent to."""
-
-    def __init__(self, peer: Peer, proved: Filtering, control: InUse, wait: float) -> None:
-        super().__init__(peer)
-        self.peer = peer
-        self._proved, self._control, self._wait = proved, control, wait
-        self._contacted = control.contacted
-        self._last: Seen | None = None
-        self._asked_at: float | None = None
-        self._sent: set[bytes] = set()
-        self._controls: set[bytes] = set()
-        self._heard = 0
+    def __init__(self, control: Peer, silent: Sequence[Peer], waits: Sequence[float], proved: Filtering) -> None:
+        super().__init__(control, *silent)
+        self._control = control
+        self._contacted = proved.contacted
+        self._proved = proved
+        self._in_use: Endpoint | None = None
+        self._heard: set[bytes] = set()
+        self._silent = {peer.name: _Silent(peer, wait) for peer, wait in zip(silent, waits, strict=True)}
 
     def begin(self, now: float) -> None:
         super().begin(now)
-        self.peer.invite([candidate(self._contacted, 1)])
+        for peer in self.peers:
+            peer.invite([candidate(self._contacted, 1)])
 
     def seen(self, peer: Peer, seen: Seen) -> None:
-        if self._asked_at is None and seen.socket == self._contacted:
-            self._last, self.due = seen, seen.at + self._wait
+        # Any port, but no address that has not answered: it might be forged.
+        if seen.socket != self._contacted or seen.source.address not in self._proved.addresses:
+            return
+        if peer is self._control:
+            self._in_use = seen.source
+            peer.reply(seen)
+        else:
+            self._silent[peer.name].meet(seen)
+            self._settle(seen.at)
 
     def answered(self, peer: Peer, asked: Asked, now: float) -> None:
-        if asked.transaction_id in self._sent:
-            self._heard += 1
-            self.end(now)
+        self._heard.add(asked.transaction_id)
+        self._settle(now)
 
     def tick(self, now: float) -> None:
-        last, control = self._last, self._control.source
-        # Any port, but no address that has not answered: it might be forged.
-        if last is None or control is None or last.source.address not in self._proved.addresses:
+        if self._in_use is None:
             self.end(now)
             return
-        self._asked_at = self._asked_at or now
-        if now - self._asked_at >= _CAP or chance(len(self._sent), self._came()) <= CONVINCING:
-            self.end(now)
-            return
-        self._sent.add(self.peer.ask(self._contacted, last.source, now))
-        self._controls.add(self._control.peer.ask(self._contacted, control, now))
-        self.due = now + (_GAP if len(self._sent) < _FULL else _SLOWER)
+        for silent in self._silent.values():
+            if silent.due is not None and silent.due <= now and not silent.over(self._heard, now):
+                silent.fire(self._contacted, self._control, self._in_use, now)
+        self._settle(now)
 
-    def _came(self) -> int:
-        return len(self._controls & self._control.heard)
+    def _settle(self, now: float) -> None:
+        """Find out when the next one is due; end with the last of them."""
+        dues = [silent.due for silent in self._silent.values() if not silent.over(self._heard, now)]
+        self.due = min((due for due in dues if due is not None), default=None)
+        if self.due is None:
+            self.end(now)
 
     def facts(self, own: Address | None) -> Iterable[Observation]:
-        if self._asked_at is not None and self._last is not None:
-            idle, sent = self._asked_at - self._last.at, len(self._sent)
-            local = local_of(self.peer, own)
-            yield Idle(local, self._contacted, self._asked_at, idle, sent, self._heard, self._came())
+        for silent in self._silent.values():
+            if silent.last and silent.fired_at is not None:
+                local, idle = local_of(silent.peer, own), silent.fired_at - silent.last.at
+                sent, controls = ([pair[which] in self._heard for pair in silent.pairs] for which in (0, 1))
+                yield Idle(
+                    *(local, self._contacted, silent.fired_at, idle, len(silent.pairs), sum(sent), sum(controls))
+                )
+
+
+class _Silent:
+    """A peer connection that falls silent, and is sent to once it has been so for ``wait`` seconds."""
+
+    def __init__(self, peer: Peer, wait: float) -> None:
+        self.peer = peer
+        self._wait = wait
+        self.last: Seen | None = None
+        self.due: float | None = None
+        self.fired_at: float | None = None
+        self.pairs: list[tuple[bytes, bytes]] = []
+        """The transactions of each packet and of its control."""
+
+    def meet(self, seen: Seen) -> None:
+        """Take a check of it: it is not silent yet. What it sends after it has been sent to does not count."""
+        if self.fired_at is None:
+            self.last, self.due = seen, seen.at + self._wait
+
+    def fire(self, socket: Endpoint, control: Peer, in_use: Endpoint, now: float) -> None:
+        """Send to it, and to the control at the same instant."""
+        assert self.last
+        self.fired_at = now if self.fired_at is None else self.fired_at
+        self.pairs.append((self.peer.ask(socket, self.last.source, now), control.ask(socket, in_use, now)))
+        self.due = now + (_GAP if len(self.pairs) < _FULL else _SLOWER)
+
+    def over(self, heard: set[bytes], now: float) -> bool:
+        """Return whether it has been heard, or its silence convinces, or its time is up."""
+        if self.fired_at is None:
+            return False
+        controls = sum(control in heard for _, control in self.pairs)
+        answered = any(sent in heard for sent, _ in self.pairs)
+        return answered or now - self.fired_at >= _CAP or chance(len(self.pairs), controls) <= CONVINCING

@@ -8,18 +8,20 @@ are kept by host. All else follows at once, each on a socket of its own.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 
 import msgspec
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Address, Endpoint
 from natprobe.observation import Exchange, Observation, Outcome, Purpose, Resolution
-from natprobe.page import ice, lifetime
+from natprobe.page import ice
 from natprobe.page.hairpin import Hairpin
 from natprobe.page.ice import Credentials
+from natprobe.page.lifetime import LONGEST as LONGEST_LIFETIME
+from natprobe.page.lifetime import Lifetime
 from natprobe.page.peer import HIDDEN, Outbox, Peer, Seen
 from natprobe.page.trials import Mapped, Streams, Trial
 from natprobe.page.volleys import Filtering, Remap
@@ -94,21 +96,14 @@ class Session:
         self._streams = Streams(self._peer("streams"), streams)
         self._stages: list[list[Trial]] = [[self._filtering], [self._mapping, *remaps, hairpin, self._streams]]
         if waits:
-            self._stages.append(self._lifetimes(waits))
-        self._longest = LONGEST + (lifetime.LONGEST if waits else 0.0)
+            silent = [self._peer(f"silent {number}") for number in range(len(waits))]
+            self._stages.append([Lifetime(self._peer("in use"), silent, waits, self._filtering)])
+        self._longest = LONGEST + (LONGEST_LIFETIME if waits else 0.0)
         self._stage = -1
         self._arrivals = 0
         self._trials = [trial for stage in self._stages for trial in stage]
         self._peers = {peer.name: (trial, peer) for trial in self._trials for peer in trial.peers}
         self.outbox.messages.append({"open": [*self._peers]})
-
-    def _lifetimes(self, waits: Sequence[float]) -> list[Trial]:
-        control = lifetime.InUse(self._peer("in use"), self._contacted)
-        silent = [
-            lifetime.Silent(self._peer(f"silent {number}"), self._filtering, control, wait)
-            for number, wait in enumerate(waits)
-        ]
-        return [control, *silent]
 
     def _peer(self, name: str) -> Peer:
         return Peer(name, self.outbox)
@@ -196,9 +191,7 @@ class Session:
     @property
     def _under_way(self) -> list[Trial]:
         stage = self._stages[self._stage] if 0 <= self._stage < len(self._stages) else []
-        waiting = [trial for trial in stage if not trial.done]
-        # The control ends with the last of those that it is the control of.
-        return [] if all(isinstance(trial, lifetime.InUse) for trial in waiting) else waiting
+        return [trial for trial in stage if not trial.done]
 
     def _go_on(self, now: float) -> None:
         """Begin the next tests once all peer connections are there and the tests before have ended."""
@@ -225,11 +218,7 @@ class Session:
         """Return the report: the conclusions are drawn where they always are."""
         told = self._filtering.peer.local.address
         own = self._mapping.own_address or (None if told.is_unspecified else told)
-        vantage = Vantage(
-            self._visitor.browser,
-            own if isinstance(own, IPv4Address) else None,
-            own if isinstance(own, IPv6Address) else None,
-        )
+        vantage = replace(Vantage.here([own] if own else []), platform=self._visitor.browser)
         return Report.of(VERSION, self._visitor.date, now, vantage, tuple(self._facts(own)))
 
     def _facts(self, own: Address | None) -> Iterator[Observation]:

@@ -61,11 +61,16 @@ class Salvo:
         asked = self._asked
         return tuple(Volley(local, asked[0], at, asked, now - at, tuple(heard.values())) for at, heard in self._shots)
 
+    @property
+    def heard_all(self) -> bool:
+        """Whether each sender has been heard, the control too."""
+        return all(map(self._heard, self._asked))
+
     def over(self, now: float) -> bool:
-        """Return whether more of it would say nothing new, or not before its time is up."""
+        """Return whether more of it would say nothing new, or its time is up."""
         if not self._shots:
             return False
-        if now - self._shots[0][0] >= _CAP or all(map(self._heard, self._asked)):
+        if now - self._shots[0][0] >= _CAP or self.heard_all:
             return True
         volleys = self.volleys(self._peer.local, now)
         return all(self._heard(sender) or tally(volleys, sender).chance <= self._chance for sender in self._asked[1:])
@@ -80,10 +85,10 @@ class Filtering(Trial):
     def __init__(self, peer: Peer, layout: Layout) -> None:
         super().__init__(peer)
         self.peer = peer
-        self._contacted = layout.listening[0]
-        self._site = tuple((role.name, endpoint) for role, endpoint in layout.site(self._contacted))
-        self._greeting = Greeting(peer, self._contacted)
-        self._salvo = Salvo(peer, list(layout.sources(self._contacted).values()), CONVINCING)
+        self.contacted = layout.listening[0]
+        self._site = tuple((role.name, endpoint) for role, endpoint in layout.site(self.contacted))
+        self._greeting = Greeting(peer, self.contacted)
+        self._salvo = Salvo(peer, list(layout.sources(self.contacted).values()), CONVINCING)
         self._volleys: tuple[Volley, ...] = ()
         self._sent = 0
 
@@ -100,7 +105,7 @@ class Filtering(Trial):
     def begin(self, now: float) -> None:
         super().begin(now)
         self.due = now + _BLOCKED
-        self.peer.invite([candidate(self._contacted, 1)])
+        self.peer.invite([candidate(self.contacted, 1)])
 
     def seen(self, peer: Peer, seen: Seen) -> None:
         self._greeting.meet(seen)
@@ -109,8 +114,8 @@ class Filtering(Trial):
         if self._greeting.proves(asked):
             self.due = now
         self._salvo.answered(asked)
-        if self._salvo.over(now):
-            self._finish(now)
+        if self._salvo.heard_all:
+            self.end(now)
 
     def tick(self, now: float) -> None:
         proved = self._greeting.answer
@@ -118,18 +123,18 @@ class Filtering(Trial):
             self.peer.count()  # nothing came through: of how many checks?
             self.due = now + PATIENCE
         elif proved is None or self._salvo.over(now):
-            self._finish(now)
+            self.end(now)
         else:
             self.due = self._salvo.fire(proved.target, now)
 
     def counted(self, peer: Peer, sent: Mapping[Endpoint, int], now: float) -> None:
-        self._sent = sent.get(self._contacted, 0)
+        self._sent = sent.get(self.contacted, 0)
         if not self.reached and (self._sent >= _MANY or now - self.began >= 2 * PATIENCE):
-            self._finish(now)
+            self.end(now)
 
-    def _finish(self, now: float) -> None:
+    def end(self, now: float) -> None:
         self._volleys = self._salvo.volleys(self.peer.local, now)
-        self.end(now)
+        super().end(now)
 
     def facts(self, own: Address | None) -> Iterable[Observation]:
         local = local_of(self.peer, own)
@@ -139,10 +144,10 @@ class Filtering(Trial):
     def _hello(self, local: Endpoint) -> Exchange:
         greeting, answer = self._greeting, self._greeting.answer
         if answer is None:
-            return silence(Purpose.HELLO, local, self._contacted, self, self._sent)
+            return silence(Purpose.HELLO, local, self.contacted, self, self._sent)
         waited = answer.at + answer.took - self.began
         return Exchange(
-            *(Purpose.HELLO, Protocol.UDP, local, self._contacted, self.began, greeting.sent, waited),
+            *(Purpose.HELLO, Protocol.UDP, local, self.contacted, self.began, greeting.sent, waited),
             *(Outcome.ANSWERED, answer.took, answer.target),
             site=self._site,
         )
