@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 from typing import Generic, TypeVar
 
 from natprobe.endpoint import Endpoint
@@ -55,14 +55,41 @@ class PortAssignment(StrEnum):
     OTHER = "other"
 
 
+class Difference(IntEnum):
+    """By what two flows of different internal endpoints differ, the least of it: what a NAT must tell them apart by."""
+
+    PROTOCOL = 1
+    ADDRESS = 2
+    """The addresses of their remotes."""
+    PORT = 3
+    """Only the ports of their remotes."""
+    NOTHING = 4
+    """They go to one remote, by one protocol."""
+
+    @classmethod
+    def between(cls, first: Endpoint, second: Endpoint) -> Difference:
+        """Return by what flows of one protocol to these remotes differ."""
+        if first.address != second.address:
+            return cls.ADDRESS
+        return cls.PORT if first.port != second.port else cls.NOTHING
+
+
 class PortReuse(StrEnum):
-    """When two internal endpoints may hold one external port at the same time (RFC 4787 §4.2.1, RFC 7857 §3)."""
+    """When two internal endpoints may hold one external port at the same time (RFC 4787 §4.2.1, RFC 7857 §3).
+
+    A ladder: each level permits all that the one before it does, and one difference more.
+    """
 
     EXCLUSIVE = "exclusive"
     PER_PROTOCOL = "per-protocol"
     PER_DESTINATION_ADDRESS = "per-destination-address"
     PER_DESTINATION = "per-destination"
     OVERLOADING = "overloading"
+
+    @classmethod
+    def up_to(cls, difference: int) -> PortReuse:
+        """Return the level at which flows that differ so, or more, share a port, and no others; of 0, that of none."""
+        return tuple(cls)[difference]
 
 
 class Treatment(StrEnum):

@@ -94,13 +94,19 @@ class Conversation:
     async def _receive(self, stream: Stream, transaction_id: bytes) -> Message:
         """Return the reply to a transaction. Raises EOFError once the connection has ended, or MalformedMessage."""
         while True:
-            head = await self._exactly(stream, HEADER_SIZE)
-            message = decode(head + await self._exactly(stream, message_length(head[:4]) - HEADER_SIZE))
+            message = await read_message(stream)
             if message.transaction_id == transaction_id:
                 return message
 
-    async def _exactly(self, stream: Stream, size: int) -> bytes:
-        data = await stream.receive(size)
-        if len(data) < size:
-            raise EOFError("the connection was closed" + (" within a message" if data else ""))
-        return data
+
+async def read_message(stream: Stream) -> Message:
+    """Return the next message on a connection. Raises EOFError once it has ended, or MalformedMessage."""
+    head = await _exactly(stream, HEADER_SIZE)
+    return decode(head + await _exactly(stream, message_length(head[:4]) - HEADER_SIZE))
+
+
+async def _exactly(stream: Stream, size: int) -> bytes:
+    data = await stream.receive(size)
+    if len(data) < size:
+        raise EOFError("the connection was closed" + (" within a message" if data else ""))
+    return data

@@ -41,6 +41,13 @@ class Extension(IntEnum):
     """In a TCP request: a tag of the client's. In the reply: how many live connections carry it."""
     INSTANCE = 0xCA58
     """In a reply: 8 bytes drawn at the reflector's start. Two values behind one address: a load balancer."""
+    DESTINATIONS = 0xCA59
+    """Beside SITE: the ports that answer over TCP for clients that hold many connections, and how many there may be."""
+    MEMO = 0xCA5A
+    """In a TCP request with GROUP: bytes for the one other connection that carries the tag, which gets them in an
+    indication."""
+    OVERLAP = 0xCA5B
+    """In a TCP request: whether another client has the same external endpoint. In the reply: where it is connected."""
     FILLER = 0xCA5F
     """In a request: nothing, at length, for a reply is never longer than its request."""
 
@@ -119,6 +126,14 @@ class DialResult:
     source: Source
     outcome: DialOutcome
     attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class Destinations:
+    """TCP ports of the primary and the alternate address, and how many connections all of them together may carry."""
+
+    ports: range
+    most: int
 
 
 Site = tuple[tuple[Source, Endpoint], ...]
@@ -203,12 +218,40 @@ def group_attribute(tag: bytes) -> Attribute:
     return Attribute(Extension.GROUP, tag)
 
 
+def memo_attribute(memo: bytes) -> Attribute:
+    return Attribute(Extension.MEMO, memo)
+
+
+def overlap_attribute(where: Endpoint | None = None) -> Attribute:
+    """Return the question, or the answer that another client's connection to ``where`` is."""
+    return Attribute(Extension.OVERLAP, _pack_role(Source.LISTENS, where) if where else b"")
+
+
+def read_overlap(value: bytes) -> Endpoint:
+    ends = read_site(value)
+    if len(ends) != 1:
+        raise MalformedMessage(0, "OVERLAP holds one endpoint")
+    return ends[0][1]
+
+
 def group_size_attribute(size: int) -> Attribute:
     return Attribute(Extension.GROUP, _pack("!I", size))
 
 
 def read_group_size(value: bytes) -> int:
     return _record("!I", value)[0]
+
+
+def destinations_attribute(destinations: Destinations) -> Attribute:
+    ports = destinations.ports
+    return Attribute(Extension.DESTINATIONS, _pack("!HHI", ports.start, ports.stop - 1, destinations.most))
+
+
+def read_destinations(value: bytes) -> Destinations:
+    first, last, most = _record("!HHI", value)
+    if not 0 < first <= last:
+        raise MalformedMessage(0, "DESTINATIONS holds no range of ports")
+    return Destinations(range(first, last + 1), most)
 
 
 def _pack(form: str, *values: int) -> bytes:

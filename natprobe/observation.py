@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from natprobe.behaviour import Protocol
+from natprobe.behaviour import Difference, Protocol
 from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import MalformedReport
 
@@ -173,6 +173,89 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class Flow:
+    """What one local endpoint sent to a remote was seen as; None: no answer came.
+
+    ``overlap`` is where another client was connected to the reflector at that moment, seen as the same endpoint.
+    """
+
+    local: Endpoint
+    remote: Endpoint
+    mapped: Endpoint | None = None
+    overlap: Endpoint | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """Flows begun one after the other, each from a fresh local port, and none ended before the last.
+
+    ``flows`` are those that were answered, in the order in which they were begun.
+    """
+
+    protocol: Protocol
+    at: float
+    waited: float
+    begun: int
+    flows: tuple[Flow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """Whether the ``second`` of two local endpoints may use the external endpoint of the first at the same time.
+
+    The first was asked before and after the second, so that both were alive. Where the second was given another
+    external endpoint, ``control`` is what it, or a port beside it, was given elsewhere. ``other`` is the protocol of
+    the second where that is not ``protocol``.
+    """
+
+    protocol: Protocol
+    at: float
+    first: Flow
+    second: Flow
+    again: Flow
+    control: Flow | None = None
+    other: Protocol | None = None
+
+    @property
+    def difference(self) -> Difference:
+        """By what the two flows differ."""
+        return Difference.PROTOCOL if self.other else Difference.between(self.first.remote, self.second.remote)
+
+    @property
+    def shared(self) -> bool:
+        """Whether both were seen as one external endpoint, the first one still after the second.
+
+        To one remote only one of them can be answered: there, that the first one falls silent is part of the picture.
+        """
+        if self.first.mapped is None or self.second.mapped != self.first.mapped:
+            return False
+        return self.again.mapped == self.first.mapped or (
+            self.difference is Difference.NOTHING and self.again.mapped is None
+        )
+
+    @property
+    def moved(self) -> bool:
+        """Whether the control is the second's own flow to elsewhere."""
+        return self.control is not None and self.control.local == self.second.local
+
+    @property
+    def refused(self) -> bool:
+        """Whether the second was given another external endpoint though the NAT would have given it that one.
+
+        It would have: it is what the second has towards the control's remote; or a NAT that kept the number of the
+        control's port would have kept the second's, which is that of the first outside.
+        """
+        first, second, control = self.first.mapped, self.second.mapped, self.control
+        if not first or not second or second == first or not control or not control.mapped:
+            return False
+        if second.address != first.address:
+            return False  # another way out, and another NAT maybe
+        if self.moved:
+            return control.mapped == first
+        return control.mapped.port == control.local.port and self.second.local.port == first.port
+
+
+@dataclass(frozen=True, slots=True)
 class Idle:
     """Packets from ``remote`` to the mapping of a socket that had been silent for ``idle`` seconds.
 
@@ -199,7 +282,7 @@ class Recognition:
     at: float
 
 
-Observation = Resolution | Exchange | Volley | ConnectBack | Hold | Recognition | Idle
+Observation = Resolution | Exchange | Volley | ConnectBack | Hold | Draws | Sharing | Recognition | Idle
 
 KINDS: dict[str, type[Any]] = {
     "resolution": Resolution,
@@ -209,6 +292,8 @@ KINDS: dict[str, type[Any]] = {
     "hold": Hold,
     "recognition": Recognition,
     "idle": Idle,
+    "draws": Draws,
+    "sharing": Sharing,
 }
 _NAMES = {kind: name for name, kind in KINDS.items()}
 

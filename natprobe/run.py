@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import IntEnum
 from functools import partial
@@ -15,6 +18,9 @@ from natprobe.errors import CannotRun, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation, Resolution
 from natprobe.probes import Setting
+from natprobe.probes.partner import meeting
+from natprobe.probes.ports import probe_ports
+from natprobe.probes.remap import probe_remap
 from natprobe.probes.tcp import control_tcp, probe_tcp
 from natprobe.probes.udp import control_udp, probe_udp
 from natprobe.report import Report, Vantage
@@ -32,14 +38,16 @@ class Tier(IntEnum):
     """What every traversal hangs on: reachability, mapping, filtering."""
     DEFAULT = 1
     """And what can be told within seconds."""
+    DEEP = 2
+    """And what takes patience, from the network too: hundreds of flows at a time."""
 
 
 _CORE = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
-_FURTHER: Mapping[Protocol, Sequence[Callable[[Setting, Sequence[Server]], Awaitable[None]]]] = {
-    Protocol.UDP: (),
-    Protocol.TCP: (),
+_FURTHER: Mapping[Protocol, Sequence[Callable[[Setting, Sequence[Server]], Coroutine[Any, Any, None]]]] = {
+    Protocol.UDP: (probe_remap, partial(probe_ports, protocol=Protocol.UDP)),
+    Protocol.TCP: (partial(probe_ports, protocol=Protocol.TCP),),
 }
-"""The tests of the default tier, in their order; each is given the servers that answered over its protocol."""
+"""The tests that follow, all at once; each is given the servers that answered over its protocol."""
 
 
 async def classify(
@@ -48,6 +56,8 @@ async def classify(
     versions: Iterable[int] = (4, 6),
     protocols: Iterable[Protocol] = tuple(Protocol),
     source: str | None = None,
+    second_source: str | None = None,
+    partner: bool = False,
     port: int = 0,
     tier: Tier = Tier.DEFAULT,
     on_progress: Callable[[str], None] | None = None,
@@ -56,14 +66,20 @@ async def classify(
     """Probe the path to ``servers`` and return what it does to UDP and TCP, with the evidence.
 
     ``servers`` are ``host``, ``host:port`` or ``[v6]:port``; one natprobe reflector is enough. ``source`` is the local
-    address to send from, ``port`` the local port of the mapping test (0: any), ``tier`` how much is tested.
-    ``on_progress`` is called with a phrase whenever something has been found out. Cancelling closes every socket.
+    address to send from, ``port`` the local port of the mapping test (0: any), ``tier`` how much is tested. Port reuse
+    can often be told only by two addresses: ``second_source`` is another one of this host behind the same NAT, and
+    ``partner`` says to wait, up to a minute, for another host there that does likewise. ``on_progress`` is called with
+    a phrase whenever something has been found out. Cancelling closes every socket.
 
     Raises CannotRun (one of its kinds in ``errors``) if nothing could be measured, ValueError for a malformed server or
     source. A protocol that is blocked is a verdict, not an error.
     """
     network = network or HostNetwork()
-    run = _Run(network, frozenset(protocols), port, tier, on_progress or (lambda _: None))
+    second = parse_address(second_source) if second_source else None
+    on_progress = on_progress or (lambda _: None)
+    run = _Run(
+        network, frozenset(protocols), port=port, second=second, partner=partner, tier=tier, on_progress=on_progress
+    )
     wanted = _versions(versions, source)
     resolved = await run.resolve(servers, wanted)
     sources = await run.sources(resolved, parse_address(source) if source else None)
@@ -91,13 +107,18 @@ class _Run:
         self,
         network: Network,
         protocols: frozenset[Protocol],
+        *,
         port: int,
+        second: Address | None,
+        partner: bool,
         tier: Tier,
         on_progress: Callable[[str], None],
     ) -> None:
         self._network = network
         self._protocols = protocols
         self._port = port
+        self._second = second
+        self._partner = partner
         self._tier = tier
         self._on_progress = on_progress
         self._started = network.now()
@@ -160,15 +181,37 @@ class _Run:
 
     async def probe(self, source: Address, servers: Sequence[Endpoint]) -> None:
         """Put every test asked for to the servers, from one address; UDP and TCP at once."""
-        known_rtt = partial(self._rtts.get, source.version)
-        meeting = asyncio.Barrier(len(self._protocols))
-        setting = Setting(self._network, source, self._port, self._started, self._record, known_rtt, meeting)
+        setting = Setting(
+            self._network,
+            source,
+            self._port,
+            self._started,
+            self._record,
+            known_rtt=partial(self._rtts.get, source.version),
+            filters_tested=asyncio.Barrier(len(self._protocols)),
+            sampling=asyncio.Lock(),
+            tag=os.urandom(16),
+            second=self._second if self._second and self._second.version == source.version else None,
+            deep=self._tier >= Tier.DEEP,
+        )
         known = await self._probe_core(setting, servers)
         # Silence over the only protocol that was tried says nothing without the other one as control.
         if len(self._protocols) == 1 and not self._any_answer(source.version):
             await (control_udp if Protocol.TCP in self._protocols else control_tcp)(setting, servers)
         if self._tier >= Tier.DEFAULT:
-            await _together(self._probe_further(protocol, setting, found) for protocol, found in known.items() if found)
+            await self._probe_further(setting, known)
+
+    async def _probe_further(self, setting: Setting, known: Mapping[Protocol, Sequence[Server]]) -> None:
+        """Put the tests that follow, with a partner if one was asked for and comes."""
+        async with AsyncExitStack() as stack:
+            reached = known.get(Protocol.TCP)
+            if self._partner and reached:
+                external = next(e.mapped.address for e in reversed(self._exchanges(Protocol.TCP)) if e.mapped)
+                partner = await stack.enter_async_context(meeting(setting, reached, external))
+                self._on_progress(f"met {partner.address}" if partner else "no partner came")
+                setting = replace(setting, partner=partner)
+            following = ((probe, found) for protocol, found in known.items() if found for probe in _FURTHER[protocol])
+            await _together(probe(setting, found) for probe, found in following)
 
     async def _probe_core(self, setting: Setting, servers: Sequence[Endpoint]) -> dict[Protocol, list[Server]]:
         """Test what every tier tests; return the servers that answered over each protocol."""
@@ -180,14 +223,13 @@ class _Run:
         await _together(probe(protocol) for protocol in Protocol if protocol in self._protocols)
         return known
 
-    async def _probe_further(self, protocol: Protocol, setting: Setting, known: Sequence[Server]) -> None:
-        """Put the tests that follow, one after the other: their sockets are their own, but a NAT has ports for all."""
-        for probe in _FURTHER[protocol]:
-            await probe(setting, known)
-
     def _any_answer(self, version: int) -> bool:
-        exchanges = (fact for fact in self._observations if isinstance(fact, Exchange))
-        return any(exchange.answered for exchange in exchanges if exchange.remote.version == version)
+        return any(
+            e.answered for protocol in Protocol for e in self._exchanges(protocol) if e.remote.version == version
+        )
+
+    def _exchanges(self, protocol: Protocol) -> list[Exchange]:
+        return [fact for fact in self._observations if isinstance(fact, Exchange) and fact.protocol is protocol]
 
     def report(self, sources: dict[int, Address]) -> Report:
         duration = self._network.now() - self._started

@@ -253,7 +253,9 @@ def _start_connecting(sock: socket.socket, remote: Endpoint) -> None:
 def _bound(local: Endpoint, kind: socket.SocketKind) -> socket.socket:
     try:
         sock = socket.socket(_family(local.version), kind)
-    except OSError:
+    except OSError as wrong:
+        if wrong.errno in (errno.EMFILE, errno.ENFILE):
+            raise AddressBusy("too many sockets are open: raise the limit (ulimit -n)") from None
         raise NoRoute(f"this host has no IPv{local.version}") from None
     sock.setblocking(False)
     if kind == socket.SOCK_STREAM:

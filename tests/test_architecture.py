@@ -14,17 +14,19 @@ PACKAGE = Path(natprobe.__file__).parent
 GROUND = {"endpoint", "errors"}
 VOCABULARY = GROUND | {"behaviour"}
 WIRE = GROUND | {"stun", "extensions"}
-FACTS = VOCABULARY | WIRE | {"observation", "server", "silence"}
+FACTS = VOCABULARY | WIRE | {"observation", "server", "silence", "draws"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "endpoint": set(),
     "errors": set(),
     "behaviour": {"endpoint"},
+    "descriptors": set(),
     "stun": GROUND,
     "extensions": GROUND | {"stun"},
     "observation": VOCABULARY,
     "server": GROUND | {"stun", "extensions", "observation"},
     "silence": GROUND | {"observation"},
+    "draws": VOCABULARY | {"observation"},
     "network": GROUND,
     "sockets": GROUND | {"network"},
     "exchange": FACTS | {"network"},
@@ -35,18 +37,20 @@ MAY_IMPORT: dict[str, set[str]] = {
     "public": GROUND,
     "run": FACTS | {"network", "sockets", "probes", "report", "version"},
     "schema": FACTS | {"inference", "report"},
-    "reflector": WIRE,
+    "reflector": WIRE | {"descriptors"},
+    "reuse": FACTS | {"network", "sockets", "conversation", "descriptors", "inference"},
     "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector"},
     "views": FACTS | {"inference", "report"},
     "page": FACTS | {"version", "inference", "report", "reflector", "views"},
-    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "lab", "views", "page"},
+    "cli": FACTS | {"version", "inference", "report", "run", "public", "reflector", "reuse", "lab", "views", "page"},
     "__init__": FACTS | {"inference", "report", "run"},
     "__main__": {"cli"},
 }
 """Arrows run downward only; probes and inference meet in ``run`` alone; nothing but the command line uses the lab."""
 
 PURE = [
-    *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "report"),
+    *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "draws", "report"),
+    *("reuse/facts", "reuse/conclusions", "reuse/capacity"),
     *("inference", "reflector/rules", "reflector/layout", "reflector/budget", "lab/policy", "lab/nftables"),
     *("page/ice", "page/peer", "page/trials", "page/volleys", "page/hairpin", "page/session", "page/result"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import pytest
 from bad_servers import BadServer, Fault
 
-from natprobe import Certainty, Dependence, Profile, Protocol, classify
+from natprobe import Certainty, Dependence, Profile, Protocol, Tier, classify
 from natprobe.errors import NoServerAnswered
 from natprobe.observation import Exchange, Outcome, Purpose, Volley
 from natprobe.report import Report
@@ -25,9 +25,9 @@ CONTACT, SAME_ADDRESS, SAME_PORT, BOTH = (f"{address}:{port}" for address in ADD
 EI = Dependence.ENDPOINT_INDEPENDENT
 
 
-async def report_on(*servers: str) -> Report:
+async def report_on(*servers: str, tier: Tier = Tier.QUICK) -> Report:
     """Classify UDP through these servers."""
-    report = await classify(servers, versions=[4], protocols=[Protocol.UDP])
+    report = await classify(servers, versions=[4], protocols=[Protocol.UDP], tier=tier)
     assert Report.loads(report.dumps()).to_json() == report.to_json()
     return report
 
@@ -35,8 +35,11 @@ async def report_on(*servers: str) -> Report:
 async def profile_of(fault: Fault) -> Profile:
     """Classify UDP through one server with this fault, and make sure that nothing untrue is told."""
     async with BadServer(fault, ADDRESSES, PORTS) as server:
-        report = await report_on(str(server.contact))
-    return udp(report)
+        report = await report_on(str(server.contact), tier=Tier.DEFAULT)
+    profile = udp(report)
+    assert profile.unsolicited_remap
+    assert profile.unsolicited_remap.value in (False, None)
+    return profile
 
 
 def udp(report: Report) -> Profile:
@@ -281,8 +284,8 @@ async def test_who_was_greeted_is_no_stranger_to_a_filter(answers: bool) -> None
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as deaf:
             deaf.bind((ADDRESSES[1], 34799))
             report = await report_on(str(server.contact), greeted)
-    asked = {str(sender) for fact in report.observations if isinstance(fact, Volley) for sender in fact.asked}
-    assert asked == {CONTACT, SAME_ADDRESS}
+    volleys = [fact for fact in report.observations if isinstance(fact, Volley) and fact.purpose is Purpose.FILTERING]
+    assert {str(sender) for volley in volleys for sender in volley.asked} == {CONTACT, SAME_ADDRESS}
     filtering = udp(report).filtering
     assert filtering.value is None
     assert f"{SAME_PORT} and {BOTH} could not be used: a server was greeted there" in filtering.reason

@@ -236,7 +236,7 @@ def test_a_source_that_is_not_this_hosts() -> None:
         ["lab", "up", "--policy", "no-such-policy"],
         [],
     ],
-    ids=" ".join,
+    ids=lambda arguments: " ".join(arguments).replace(SERVER, "SERVER"),
 )
 def test_usage(arguments: list[str]) -> None:
     result = run(*arguments)

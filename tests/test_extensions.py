@@ -49,6 +49,18 @@ def test_a_reply_number_is_read_as_written(number: ReplyNumber) -> None:
     assert extensions.read_reply_number(extensions.reply_number_attribute(number).value) == number
 
 
+@given(st.integers(1, 0xFFFF), st.integers(0, 0xFFFF), st.integers(0, 0xFFFFFFFF))
+def test_destinations_are_read_as_written(first: int, more: int, most: int) -> None:
+    destinations = extensions.Destinations(range(first, min(first + more, 0xFFFF) + 1), most)
+    assert extensions.read_destinations(extensions.destinations_attribute(destinations).value) == destinations
+
+
+@pytest.mark.parametrize("value", ["", "0000000100000001", "0002000100000001", "000100020000"])
+def test_what_is_no_range_of_destinations_is_malformed(value: str) -> None:
+    with pytest.raises(MalformedMessage):
+        extensions.read_destinations(bytes.fromhex(value))
+
+
 @settings(max_examples=40)
 @given(sites)
 def test_a_site_is_read_as_written(site: extensions.Site) -> None:

@@ -114,7 +114,7 @@ def told(verdict: Verdict[Dependence]) -> tuple[Dependence | None, Certainty]:
     return verdict.value, verdict.certainty
 
 
-def unknown(verdict: Verdict[Dependence], *why: str) -> bool:
+def unknown(verdict: Verdict[Any], *why: str) -> bool:
     """Return whether a verdict is not determined, and its reason says all that it should."""
     assert verdict.value is None, verdict
     for words in why:
@@ -567,3 +567,116 @@ def test_a_control_for_the_other_protocol_is_no_question_about_this_one() -> Non
     assert profile(*facts).reachable.value is False
     assert conclude(facts, TCP, 4) is None
     assert conclude(facts, UDP, 6) is None
+
+
+# --- unsolicited packets ----------------------------------------------------------------------------------------------
+
+HOME, MOVED = outside(1), outside(9)
+SAME_FOR_ALL = mapping(dict.fromkeys(GRID, outside(5)))
+CLOSED: list[Observation] = [*volleys(), *PROOFS]
+
+
+def tried(port: int, *, rounds: int = 5, heard: bool = False, **seen: Endpoint | None) -> list[Observation]:
+    """One local port: greeted, sent to by R2, asked again; ``seen`` are what R2, R1_OTHER and R1 see then (or None)."""
+    local = LOCAL.with_port(port)
+    after = {"stranger": HOME, "other": HOME, "contacted": HOME} | seen
+    remotes = {"stranger": R2, "other": R1_OTHER, "contacted": R1}
+    shots = volleys(*([R2] if heard else []), asked=(R2,), rounds=rounds)
+    return [
+        exchange(Purpose.REMAP, R1, local=local, mapped=HOME),
+        *(replace(shot, local=local, purpose=Purpose.REMAP) for shot in shots),
+        *(
+            silent(Purpose.REMAP, remotes[who], local=local)
+            if mapped is None
+            else exchange(Purpose.REMAP, remotes[who], local=local, mapped=mapped)
+            for who, mapped in after.items()
+        ),
+    ]
+
+
+def remap(*facts: Observation) -> Verdict[bool]:
+    verdict = profile(hello(), *facts).unsolicited_remap
+    assert verdict
+    assert set(verdict.evidence) <= set(range(len(facts) + 1))
+    return verdict
+
+
+def moved(port: int, contacted: Endpoint = HOME) -> list[Observation]:
+    return tried(port, stranger=MOVED, other=MOVED, contacted=contacted)
+
+
+def test_without_its_test_there_is_no_verdict_on_unsolicited_packets() -> None:
+    assert profile(hello(), *SAME_FOR_ALL, *CLOSED).unsolicited_remap is None
+    assert profile(exchange(Purpose.HELLO, R1, protocol=TCP), protocol=TCP).unsolicited_remap is None
+
+
+def test_the_volleys_of_one_test_are_none_of_the_others() -> None:
+    facts = [hello(), *SAME_FOR_ALL, *CLOSED]
+    assert profile(*facts, *tried(1, heard=True)).filtering == profile(*facts).filtering
+
+
+@pytest.mark.parametrize(("ports", "certainty"), [(1, LIKELY), (2, CONFIRMED), (3, CONFIRMED)])
+def test_a_mapping_that_moves_is_told_with_what_becomes_of_other_destinations(ports: int, certainty: Certainty) -> None:
+    verdict = remap(*SAME_FOR_ALL, *CLOSED, *(fact for port in range(ports) for fact in moved(port)))
+    assert (verdict.value, verdict.certainty) == (True, certainty)
+    assert f"it sees {MOVED} in place of {HOME}, while {R1} still sees that" in verdict.reason
+    assert f"{R1_OTHER}, sent to after that, sees {MOVED}" in verdict.reason
+
+
+@pytest.mark.parametrize(("ports", "certainty"), [(2, LIKELY), (3, CONFIRMED)])
+def test_a_mapping_stays_as_surely_as_the_packets_got_there(ports: int, certainty: Certainty) -> None:
+    verdict = remap(*SAME_FOR_ALL, *CLOSED, *(fact for port in range(ports) for fact in tried(port)))
+    assert (verdict.value, verdict.certainty) == (False, certainty)
+    assert "5 packets that were not asked for" in verdict.reason
+
+
+def test_packets_that_may_all_have_been_lost_show_nothing() -> None:
+    few = [fact for port in range(3) for fact in tried(port, rounds=2)]
+    assert unknown(remap(*SAME_FOR_ALL, *CLOSED, *few), "so few packets may all have been lost")
+
+
+@pytest.mark.parametrize(("stay", "value"), [(1, True), (2, True), (3, False)])
+def test_ports_that_are_not_treated_alike_are_in_conflict(stay: int, value: bool) -> None:
+    ports = [fact for port in range(stay) for fact in tried(port)]
+    verdict = remap(*SAME_FOR_ALL, *CLOSED, *ports, *moved(8), *(moved(9) if stay == 2 else []))
+    assert (verdict.value, verdict.certainty) == (value, CONFLICTING)
+    assert "not every local port is treated alike" in verdict.reason
+
+
+def test_where_each_destination_has_its_mapping_there_is_none_to_move() -> None:
+    for ports in ((1, 1, 2, 2), (1, 2, 3, 4)):
+        own = mapping(dict(zip(GRID, map(outside, ports), strict=True)))
+        assert unknown(remap(*own, *CLOSED, *moved(1), *moved(2)), "there is none to move")
+    assert unknown(remap(*CLOSED, *moved(1), *moved(2)), "which may be so in any case")
+
+
+def test_who_anybody_is_let_in_with_is_no_stranger() -> None:
+    open_filter = volleys(*GRID[1:])
+    verdict = remap(*SAME_FOR_ALL, *open_filter, *tried(1, rounds=1, heard=True))
+    assert (verdict.value, verdict.certainty) == (False, CONFIRMED)
+
+
+def test_who_comes_in_though_others_do_not_was_let_in_by_another_test() -> None:
+    let_in = [fact for port in range(3) for fact in tried(port, heard=True)]
+    assert unknown(remap(*SAME_FOR_ALL, *CLOSED, *let_in), "another test may have seen to that")
+    assert unknown(remap(*SAME_FOR_ALL, *let_in), "who else would be is not known")
+
+
+def test_a_server_that_has_not_shown_that_it_sends_from_there_shows_no_more() -> None:
+    stay = [fact for port in range(3) for fact in tried(port)]
+    assert unknown(remap(*SAME_FOR_ALL, *volleys(), *stay), f"not shown that it can send from {R2}")
+
+
+def test_a_server_that_cannot_send_from_where_it_answers_is_named() -> None:
+    facts = [*SAME_FOR_ALL, exchange(Purpose.REMAP, R1)]
+    assert unknown(remap(*facts), f"{R1} has no endpoint that sends when asked to and also answers")
+
+
+def test_silence_after_unsolicited_packets_is_told_as_it_is() -> None:
+    facts = [*SAME_FOR_ALL, *CLOSED]
+    assert unknown(remap(*facts, *tried(1, stranger=None)), f"{R2} did not answer after it had sent")
+    assert unknown(remap(*facts, silent(Purpose.REMAP, R1)), f"{R1} did not answer")
+
+
+def test_a_mapping_that_moves_towards_all_was_not_moved_by_a_stranger() -> None:
+    assert unknown(remap(*SAME_FOR_ALL, *CLOSED, *moved(1, contacted=MOVED)), f"towards {R1} changed as well")

@@ -8,7 +8,17 @@ from typing import Any
 import pytest
 
 from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Protocol, Treatment
-from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy, compose, differences, expected, join, parse_policy
+from natprobe.lab.policy import (
+    PRESETS,
+    NatPolicy,
+    ProtocolPolicy,
+    compose,
+    differences,
+    expected,
+    expected_further,
+    join,
+    parse_policy,
+)
 
 EI, AD, PD, APD, CD = Dependence
 
@@ -79,6 +89,26 @@ def test_a_report_is_expected_in_the_reports_own_words() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("policy", "moves"),
+    [
+        (PRESETS["linux-masquerade-accept"], True),
+        (PRESETS["linux-masquerade-drop"], False),
+        (PRESETS["linux-masquerade-reject"], False),
+        (PRESETS["none"], False),
+        (NatPolicy(ProtocolPolicy(filtering=AD, unsolicited=Treatment.ACCEPTED)), False),
+        (NatPolicy(ProtocolPolicy(port_reuse=PortReuse.PER_DESTINATION_ADDRESS, unsolicited=Treatment.ACCEPTED)), True),
+        (NatPolicy(ProtocolPolicy(filtering=PD)), None),
+        (PRESETS["linux-fully-random"], None),
+        (PRESETS["udp-blocked"], None),
+    ],
+)
+def test_what_a_gateway_takes_for_itself_moves_a_mapping_where_ports_are_shared(
+    policy: NatPolicy, moves: bool | None
+) -> None:
+    assert expected_further(policy) == {"udp": {} if moves is None else {"unsolicited_remap": moves}, "tcp": {}}
+
+
 # --- reports ----------------------------------------------------------------------------------------------------------
 
 
@@ -115,6 +145,16 @@ def test_a_protocol_that_was_not_probed_is_not_compared() -> None:
     report["ipv4"]["tcp"] = None
     assert differences(PRESETS["eim-eif"], report) == []
     assert differences(PRESETS["eim-eif"], {"ipv4": None}) == ["the report has no ipv4 profile"]
+
+
+def test_a_verdict_of_the_default_tier_is_compared_where_it_is_there() -> None:
+    policy = PRESETS["linux-masquerade-accept"]
+    report = report_on(policy)
+    assert differences(policy, report) == []
+    report["ipv4"]["udp"]["unsolicited_remap"] = {"value": False, "reason": "it stayed"}
+    assert differences(policy, report) == [
+        "udp unsolicited_remap: expected true, but the report says false: it stayed",
+    ]
 
 
 # --- two in series ----------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
+import resource
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,7 @@ import pytest
 
 from natprobe import extensions, stun
 from natprobe.endpoint import Endpoint
-from natprobe.errors import AddressBusy
+from natprobe.errors import AddressBusy, CannotRun
 from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Extension, PlannedReply, ReplyNumber, Source
 from natprobe.reflector import Reflector, serve
 from natprobe.stun import Attribute, Change, Class, Message, Type
@@ -122,6 +123,19 @@ async def tcp(to: Endpoint, port: int = 0) -> Asker:
     sock = reusable(port)
     await asyncio.get_running_loop().sock_connect(sock, to.sockaddr)
     return Asker(sock, to)
+
+
+async def is_refused(to: Endpoint) -> bool:
+    """Connect to a listener that is there, and wait until the connection is reset, or a second without that."""
+    loop = asyncio.get_running_loop()
+    with reusable() as sock, contextlib.suppress(TimeoutError):
+        try:
+            async with asyncio.timeout(1):
+                await loop.sock_connect(sock, to.sockaddr)
+                return not await loop.sock_recv(sock, 1)
+        except ConnectionResetError:
+            return True
+    return False
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -305,26 +319,25 @@ async def test_what_is_no_stun_ends_the_connection(reflector: Reflector) -> None
 
 
 async def test_a_connection_without_a_message_is_ended(reflector: Reflector) -> None:
-    reflector._streams.message_patience = 0.02
+    reflector._streams.first.seconds = 0.02
     with await tcp(reflector.site.listening[0]) as client:
         await client.send(stun.request(FILLER).encode()[:-1])
         assert await client.hangs_up()
 
 
 async def test_an_idle_connection_is_kept_longer_and_then_ended(reflector: Reflector) -> None:
-    reflector._streams.idle_patience = 0.02
+    reflector._streams.tests.idle.seconds = 0.02
     with await tcp(reflector.site.listening[0]) as client:
         await client.ask(FILLER)
         assert await client.hangs_up()
 
 
 async def test_no_more_connections_are_taken_than_there_is_room_for(reflector: Reflector) -> None:
-    reflector._streams.most = 8  # and so two of one prefix
+    reflector._streams.tests.most = 8  # and so two of one prefix
     with await tcp(reflector.site.listening[0]) as first, await tcp(reflector.site.listening[1]) as second:
         await first.ask(FILLER)
         await second.ask(FILLER)
-        with await tcp(reflector.site.listening[2]) as third:
-            assert await third.hangs_up()
+        assert await is_refused(reflector.site.listening[2])
         await first.ask(FILLER)
 
 
@@ -334,7 +347,7 @@ async def test_a_client_that_does_not_read_is_not_read_from(reflector: Reflector
         client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 17)  # not less than the MSS, or it crawls
         request = stun.request(Attribute(Type.PADDING, bytes(2000))).encode()
         await client.ask(FILLER)
-        (connection,) = reflector._streams._live
+        (connection,) = reflector._streams.tests.live
         loop = asyncio.get_running_loop()
         async with asyncio.timeout(5):
             while connection._transport.is_reading():
@@ -362,6 +375,108 @@ async def test_a_group_counts_its_live_connections_over_all_listeners(reflector:
         async with asyncio.timeout(5):
             while await size(clients[1], b"ours") != 2:  # until the reflector has heard of it
                 pass
+
+
+async def test_a_memo_goes_to_the_one_other_connection_of_its_group(reflector: Reflector) -> None:
+    memo = extensions.memo_attribute(b"for you alone")
+    ours, theirs = extensions.group_attribute(b"ours"), extensions.group_attribute(b"theirs")
+    with contextlib.ExitStack() as stack:
+        one, other, stranger = [stack.enter_context(await tcp(to)) for to in reflector.site.listening[:3]]
+        await stranger.ask(theirs, memo, FILLER)  # there is no other
+        await other.ask(ours, FILLER)
+        request = stun.request(ours, memo, FILLER)
+        await one.send(request.encode())
+        (received, _), (reply, _) = await other.hear(), await one.hear()
+        assert (received.class_, received.transaction_id) == (Class.INDICATION, request.transaction_id)
+        assert received.attributes == (memo,)
+        assert reply.class_ is Class.SUCCESS
+        # Of three nobody is the other one; the next thing that each hears is the answer to its own question.
+        await stranger.ask(ours, FILLER)
+        await one.ask(ours, memo, FILLER)
+        for client in (other, stranger):
+            assert (await client.ask(ours, FILLER)).class_ is Class.SUCCESS
+
+
+@pytest.mark.parametrize("told", [True, False])
+async def test_another_client_on_the_same_endpoint_is_told_of_if_the_reflector_is_to(told: bool) -> None:
+    question = extensions.overlap_attribute()
+    async with Reflector(fresh(3), overlap=told) as reflector:
+        here, there = reflector.site.listening[0], reflector.site.listening[2]
+        with await tcp(here) as mine, await tcp(there, mine.local.port) as same, await tcp(there) as apart:
+            for client, tag in ((same, b"theirs"), (apart, b"another")):
+                await client.ask(extensions.group_attribute(tag), FILLER)
+            reply = await mine.ask(extensions.group_attribute(b"mine"), question, FILLER)
+            value = reply.value(Extension.OVERLAP)
+            assert (extensions.read_overlap(value) if value else None) == (there if told else None)
+            # One's own other connection is no other client.
+            await same.ask(extensions.group_attribute(b"mine"), FILLER)
+            assert (await mine.ask(extensions.group_attribute(b"mine"), question, FILLER)).value(
+                Extension.OVERLAP
+            ) is None
+
+
+# Destinations
+
+
+@pytest.fixture
+async def destinations() -> AsyncIterator[Reflector]:
+    async with Reflector(fresh(3), destinations=range(5000, 5050)) as started:
+        yield started
+
+
+async def test_destinations_are_advertised_beside_the_site_and_answer(destinations: Reflector) -> None:
+    main = destinations.site.listening[0]
+    with udp(main) as client:
+        told = extensions.read_destinations((await client.ask(ASKING, FILLER)).value(Extension.DESTINATIONS) or b"")
+        assert (await client.ask(FILLER)).value(Extension.DESTINATIONS) is None
+    assert told == extensions.Destinations(range(5000, 5050), destinations.held)
+    reached = list(destinations.site.reached())
+    assert len(reached) == 100
+    with contextlib.ExitStack() as stack:
+        first = stack.enter_context(await tcp(reached[0]))
+        clients = [first] + [stack.enter_context(await tcp(to, first.local.port)) for to in reached[1:]]
+        replies = [await client.ask(extensions.group_attribute(b"ours"), ASKING, FILLER) for client in clients]
+        assert {reply.mapped for reply in replies} == {first.local}
+        assert [reply.origin for reply in replies] == reached
+        assert extensions.read_group_size(replies[-1].value(Extension.GROUP) or b"") == 100
+        # They have no other powers: no cookie, and so nothing that needs one.
+        offered = (Extension.COOKIE, Extension.SITE, Extension.DESTINATIONS)
+        assert not any(reply.value(type_) for reply in replies for type_ in offered)
+
+
+async def test_a_full_house_at_the_destinations_is_in_nobodys_way(destinations: Reflector) -> None:
+    destinations._streams.destinations.most = 1
+    first, second, *_ = destinations.site.reached()
+    with await tcp(first) as held, await tcp(destinations.site.listening[0]) as other:
+        await held.ask(FILLER)
+        assert await is_refused(second)
+        await held.ask(FILLER)
+        await other.ask(FILLER)
+
+
+async def test_a_held_connection_waits_longest_and_is_then_ended(destinations: Reflector) -> None:
+    destinations._streams.destinations.idle.seconds = 0.05
+    with await tcp(next(destinations.site.reached())) as held:
+        for _ in range(3):
+            await held.ask(FILLER)
+        assert await held.hangs_up()
+    assert destinations._streams.destinations.idle._timer is None
+
+
+async def test_an_open_file_too_many_is_told_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resource, "setrlimit", lambda *_: (_ for _ in ()).throw(ValueError))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (460, 460))
+    with pytest.raises(CannotRun, match=r"^100 destinations are too many for the limit of open files \(460\): name"):
+        async with Reflector(fresh(2), destinations=range(5000, 5050)):
+            pass
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (5000, 5000))
+    async with Reflector(fresh(2), destinations=range(5000, 5050)) as reflector:
+        assert reflector.held == 4644 - 4644 // 8
+
+
+def test_destinations_are_others_than_the_ports() -> None:
+    with pytest.raises(ValueError, match="are others than its ports"):
+        Reflector(["127.0.0.1"], destinations=range(3000, 4000))
 
 
 # Connect-back

@@ -187,7 +187,7 @@ def test_what_is_no_report_is_refused_in_one_line(document: str, why: str) -> No
 
 
 PLACES = ("kind", "purpose", "protocol", "local", "remote", "at", "mapped", "outcome", "site", "asked", "arrivals")
-WORDS = ("198.51.100.1:0", "[::1]:5", "0.0.0.0:0", "hello", "udp", "tcp", "silent")
+WORDS = ("198.51.100.1:0", "[::1]:5", "0.0.0.0:0", "hello", "remap", "udp", "tcp", "silent")
 SITES = ([["LISTENS", "[::1]:5"]], [["a role of later days", "198.51.100.7:5"]])
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.sampled_from((*WORDS, *SITES))
 

@@ -509,6 +509,20 @@ def test_a_tag_that_is_none_is_ignored(tag: bytes) -> None:
     assert stream(extensions.group_attribute(tag), FILLER).group is None
 
 
+@pytest.mark.parametrize("memo", [b"", b"12345", bytes(400)])
+def test_a_memo_is_passed_on_in_less_than_it_came_in(memo: bytes) -> None:
+    request = stun.request(extensions.group_attribute(b"tag"), extensions.memo_attribute(memo))
+    answer = rules_of().answer_stream(request.encode(), CLIENT, LOCAL, NOW)
+    assert answer is not None
+    assert answer.memo is not None
+    assert len(answer.memo) < len(request.encode())
+    assert stun.decode(answer.memo).value(Extension.MEMO) == memo
+
+
+def test_a_memo_without_a_group_is_for_nobody() -> None:
+    assert stream(extensions.memo_attribute(b"?"), FILLER).memo is None
+
+
 def test_a_dial_plan_is_kept_within_its_caps() -> None:
     plan = stream(STREAM_COOKIE, CONNECT_BACK).plan
     assert plan == DialPlan((Dial(Source.ALTERNATE, 4), Dial(Source.QUIET, MAX_ATTEMPTS)), 0.2, 3.0)
@@ -646,6 +660,8 @@ wanted = st.one_of(
     plans.map(extensions.reply_from_attribute),
     st.just(CONNECT_BACK),
     st.binary(max_size=40).map(extensions.group_attribute),
+    st.binary(max_size=400).map(extensions.memo_attribute),
+    st.just(extensions.overlap_attribute()),
     st.builds(Attribute, st.sampled_from([*Type, *Extension, 0x7FFF, 0xC000]), st.binary(max_size=24)),
 )
 cookies = st.sampled_from(["none", "asking", "stale", "good"])

@@ -70,19 +70,22 @@ async def test_one_local_port_holds_connections_to_all_endpoints(reflector: Refl
 
 async def test_each_test_has_a_port_of_its_own(reflector: Reflector) -> None:
     report = await classify([PRIMARY])
-    ports: dict[tuple[Protocol, bool], set[int]] = {}
+    tests = {Purpose.MAPPING: "mapping", Purpose.HOLD: "mapping", Purpose.REMAP: "remap"}
+    ports: dict[tuple[Protocol, str], set[int]] = {}
     for fact in report.observations:
         if isinstance(fact, Exchange):
-            mapping = fact.purpose in (Purpose.MAPPING, Purpose.HOLD)
-            ports.setdefault((fact.protocol, mapping), set()).add(fact.local.port)
+            ports.setdefault((fact.protocol, tests.get(fact.purpose, "filtering")), set()).add(fact.local.port)
+    sizes = {(protocol, test): 1 for protocol in Protocol for test in ("mapping", "filtering")}
+    assert {key: len(used) for key, used in ports.items()} == sizes | {(Protocol.UDP, "remap"): 3}
     for protocol in Protocol:
-        assert len(ports[protocol, True]) == len(ports[protocol, False]) == 1
-        assert ports[protocol, True] != ports[protocol, False]
+        used = [ports.get((protocol, test), set()) for test in ("mapping", "filtering", "remap")]
+        assert len(set.union(*used)) == sum(map(len, used))
 
 
 async def test_filtering_is_over_before_an_alternate_address_is_sent_to(reflector: Reflector) -> None:
     report = await classify([PRIMARY], protocols=[Protocol.UDP])
-    last_volley = max(fact.at for fact in report.observations if isinstance(fact, Volley))
+    volleys = [fact for fact in report.observations if isinstance(fact, Volley) and fact.purpose is Purpose.FILTERING]
+    last_volley = max(volley.at for volley in volleys)
     elsewhere = [
         fact.at
         for fact in report.observations

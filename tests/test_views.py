@@ -61,7 +61,7 @@ def profile(
     mapping: Any = EI, filtering: Any = APD, *, translated: Any = True, reachable: Any = True, **more: Any
 ) -> Profile:
     verdicts = {"reachable": reachable, "translated": translated, "mapping": mapping, "filtering": filtering}
-    told: dict[str, Verdict[Any]] = {
+    told: dict[str, Any] = {
         key: value if isinstance(value, Verdict) else not_determined("no answer") if value is None else sure(value)
         for key, value in verdicts.items()
     }
@@ -131,6 +131,21 @@ IN = "not written to first."
 )
 def test_the_summary_is_a_sentence_for_everyone(udp: Profile, told: str) -> None:
     assert summary(report(udp)) == [told]
+
+
+@pytest.mark.parametrize(("moves", "hedge"), [(sure(True), "It moves"), (likely(True), "It probably moves")])
+def test_what_breaks_calls_is_told_with_its_cure(moves: Verdict[bool], hedge: str) -> None:
+    (told,) = summary(report(profile(unsolicited_remap=moves), profile()))
+    assert told.startswith(f"UDP and TCP get through. Your NAT gives {ONE_PORT}")
+    assert told.endswith(
+        f"{hedge} your UDP port for whoever sends to you before you send to them, which breaks calls: "
+        "let it drop unsolicited packets from outside."
+    )
+
+
+@pytest.mark.parametrize("moves", [sure(False), not_determined("no answer")])
+def test_what_breaks_nothing_is_not_told_in_the_summary(moves: Verdict[bool]) -> None:
+    assert summary(report(profile(unsolicited_remap=moves))) == summary(report(profile()))
 
 
 def test_both_protocols_are_told_together_where_they_are_alike() -> None:
@@ -279,6 +294,10 @@ def test_evidence_that_is_not_there_is_no_reason_to_fail() -> None:
         (
             Volley(LOCAL, SERVER, 0.1, (SERVER, OTHER), 0.3, (Arrival(OTHER, OTHER, 0.02),)),
             "control lost, 198.51.100.11:3479 came in",
+        ),
+        (
+            Volley(LOCAL, SERVER, 0.1, (SERVER, OTHER), 0.3, purpose=Purpose.REMAP),
+            "→ 10.64.1.10:40000, unsolicited from 198.51.100.11:3479: control lost, none came in, 1 silent",
         ),
         (ConnectBack(LOCAL, SERVER, OTHER, 0.1, 12, 0.3, Dialled.SILENT), "silent, tried 12 times"),
         (

@@ -33,9 +33,16 @@ def classify(
     ipv4: Annotated[bool, typer.Option("-4", help="Use IPv4.")] = False,
     ipv6: Annotated[bool, typer.Option("-6", help="Use IPv6. Both unless one is chosen.")] = False,
     source: Annotated[str | None, typer.Option(metavar="ADDR", help="Send from this local address.")] = None,
+    second_source: Annotated[
+        str | None, typer.Option(metavar="ADDR", help="Another local address, to test port reuse with.")
+    ] = None,
+    partner: Annotated[
+        bool, typer.Option("--partner", help="Meet another host behind the NAT, started likewise, to test port reuse.")
+    ] = False,
     port: Annotated[str, typer.Option(metavar="N", help="Test mappings from this local port.")] = "0",
     only: Annotated[str | None, typer.Option(metavar="udp|tcp", help="Test this protocol alone.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out all but mapping and filtering.")] = False,
+    deep: Annotated[bool, typer.Option("--deep", help="Take the time, and the packets, to be sure.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page for a browser too.")] = None,
     save: Annotated[str | None, typer.Option(metavar="FILE", help="Write the JSON too: `explain` reads it.")] = None,
@@ -57,7 +64,9 @@ def classify(
                     protocols=protocols,
                     source=source,
                     port=local_port,
-                    tier=natprobe.Tier.QUICK if quick else natprobe.Tier.DEFAULT,
+                    second_source=second_source,
+                    partner=partner,
+                    tier=_tier(quick=quick, deep=deep),
                     on_progress=progress.say if json else _meanwhile("natprobe.views.text", progress.say),
                 )
             )
@@ -77,6 +86,12 @@ def _meanwhile(module: str, say: Callable[[str], None]) -> Callable[[str], None]
         say(phrase)
 
     return say_and_load
+
+
+def _tier(*, quick: bool, deep: bool) -> natprobe.Tier:
+    if quick and deep:
+        raise typer.BadParameter("it is either --quick or --deep", param_hint="--deep")
+    return natprobe.Tier.QUICK if quick else natprobe.Tier.DEEP if deep else natprobe.Tier.DEFAULT
 
 
 def _protocols(only: str | None) -> list[Protocol]:

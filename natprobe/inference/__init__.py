@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from natprobe.behaviour import Dependence, Hairpinning, Protocol, Verdict
+from natprobe.behaviour import Dependence, Hairpinning, PortReuse, Protocol, Verdict
 from natprobe.endpoint import Endpoint
+from natprobe.inference.assignment import AssignmentVerdict, judge_assignment
 from natprobe.inference.concurrency import Concurrent, judge_concurrency
 from natprobe.inference.facts import Facts
 from natprobe.inference.filtering import judge_filtering
@@ -14,6 +15,8 @@ from natprobe.inference.hairpinning import judge_hairpinning
 from natprobe.inference.lifetime import Lifetime, judge_lifetime
 from natprobe.inference.mapping import judge_mapping
 from natprobe.inference.reachability import judge_external, judge_reachability, judge_translation
+from natprobe.inference.remap import judge_remap
+from natprobe.inference.reuse import judge_reuse
 from natprobe.observation import Observation
 
 
@@ -26,6 +29,8 @@ class Profile:
     external: Verdict[tuple[Endpoint, ...]]
     mapping: Verdict[Dependence]
     filtering: Verdict[Dependence]
+    port_assignment: AssignmentVerdict | None = None
+    port_reuse: Verdict[PortReuse] | None = None
     concurrent: Verdict[Concurrent] | None = None
     unsolicited_remap: Verdict[bool] | None = None
     hairpinning: Verdict[Hairpinning] | None = None
@@ -44,13 +49,18 @@ def conclude(observations: Sequence[Observation], protocol: Protocol, version: i
     facts = Facts(observations, protocol, version)
     if not facts.asked:
         return None
+    mapping, filtering = judge_mapping(facts), judge_filtering(facts)
+    drawn = any(fact.protocol is protocol for _, fact in facts.draws)
     return Profile(
         reachable=judge_reachability(facts),
         translated=judge_translation(facts),
         external=judge_external(facts),
-        mapping=judge_mapping(facts),
-        filtering=judge_filtering(facts),
+        mapping=mapping,
+        filtering=filtering,
+        port_assignment=judge_assignment(facts) if drawn else None,
+        port_reuse=judge_reuse(facts, mapping) if drawn else None,
         concurrent=judge_concurrency(facts) if protocol is Protocol.TCP else None,
         hairpinning=judge_hairpinning(facts),
         lifetime=judge_lifetime(facts),
+        unsolicited_remap=judge_remap(facts, mapping, filtering) if protocol is Protocol.UDP else None,
     )

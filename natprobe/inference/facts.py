@@ -9,7 +9,18 @@ from typing import TypeVar
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint
-from natprobe.observation import ConnectBack, Exchange, Hold, Idle, Observation, Purpose, Recognition, Volley
+from natprobe.observation import (
+    ConnectBack,
+    Draws,
+    Exchange,
+    Hold,
+    Idle,
+    Observation,
+    Purpose,
+    Recognition,
+    Sharing,
+    Volley,
+)
 from natprobe.server import Server, describe
 
 T = TypeVar("T", Exchange, Volley, ConnectBack, Hold, Recognition, Idle)
@@ -69,6 +80,19 @@ class Facts:
     @cached_property
     def idles(self) -> list[Cited[Idle]]:
         return self._of(Idle) if self.protocol is Protocol.UDP else []
+
+    @cached_property
+    def draws(self) -> list[tuple[int, Draws]]:
+        """The draws of external ports, over either protocol."""
+        found = ((index, fact) for index, fact in enumerate(self.observations) if isinstance(fact, Draws))
+        return [(i, fact) for i, fact in found if any(flow.local.version == self.version for flow in fact.flows)]
+
+    @cached_property
+    def sharings(self) -> list[tuple[int, Sharing]]:
+        """The trials of two flows on one external port, the first of this protocol."""
+        found = ((index, fact) for index, fact in enumerate(self.observations) if isinstance(fact, Sharing))
+        mine = ((index, fact) for index, fact in found if fact.protocol is self.protocol)
+        return [(index, fact) for index, fact in mine if fact.first.local.version == self.version]
 
     @property
     def asked(self) -> list[Cited[Exchange]]:

@@ -27,7 +27,9 @@ _SETTLED = (DialOutcome.ACCEPTED, DialOutcome.REFUSED, DialOutcome.UNREACHABLE)
 class Mirror:
     """A reflector that serves from all addresses of a host, until the loop ends; the first one is the primary."""
 
-    def __init__(self, host: Host, ports: Sequence[int] = PORTS, *, compat: bool = False) -> None:
+    def __init__(
+        self, host: Host, ports: Sequence[int] = PORTS, *, compat: bool = False, overlap: bool = False
+    ) -> None:
         quiet = [host.bind(Endpoint(address, 0), lambda _: None).port for address in host.addresses]
         self.layout = Layout(tuple(host.addresses), tuple(ports), tuple(quiet))
         key, instance = host.rng.randbytes(32), host.rng.randbytes(8)
@@ -36,7 +38,8 @@ class Mirror:
         self._loop = asyncio.get_running_loop()
         self._budget = Budget(key)
         dialer = MemoryDialer(host)
-        self._streams = Streams(self.rules, self._budget, self._loop.time, MAX_CONNECTIONS, dialer=dialer)
+        clock = self._loop.time
+        self._streams = Streams(self.rules, self._budget, clock, MAX_CONNECTIONS, dialer=dialer, overlap=overlap)
         for local in self.layout.listening:
             host.bind(local, self._answer)
             host.tcp.listeners[local] = self._admit

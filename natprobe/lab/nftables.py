@@ -22,7 +22,7 @@ from natprobe.lab.details import LINUX, Details
 from natprobe.lab.policy import LOOKS_AT, NatPolicy, ProtocolPolicy
 
 SLOTS = 2048
-"""Mappings that one protocol can hold before a slot is given out again; loading twice as many takes 20 ms longer."""
+"""Mappings that one protocol can hold at once, each on a port of its own; loading twice as many takes 20 ms longer."""
 
 LIFETIME = 300
 """Seconds that a mapping or a permission outlives the last outbound packet: the default of RFC 4787 §4.3 REQ-5."""
@@ -145,7 +145,7 @@ class _Table:
         endpoint, remote = "ipv4_addr . inet_service", ("ipv4_addr", "inet_service")
         inside = _key(endpoint, self.policy.mapping, *remote)
         if self._slots:
-            yield _learnt("map slot", f"{inside} : mark")
+            yield _learnt("map slot", f"{inside} : mark", SLOTS)
             yield _learnt("map inside", f"{endpoint} : {endpoint}")
             # numgen counts in the host's byte order, so that its result must not become a port but by a constant map.
             ports = ", ".join(f"{slot} : {port}" for slot, port in enumerate(self._pool(), 1))
@@ -198,6 +198,11 @@ class _Table:
         return f"ip daddr . {self.protocol} dport"
 
     @property
+    def _wanted(self) -> str:
+        """What a packet on its way out wants a mapping for."""
+        return _key(self._source, self.policy.mapping, "ip daddr", f"{self.protocol} dport")
+
+    @property
     def _permitted(self) -> str:
         key = _key(self._destination, self.policy.filtering, "ip saddr", f"{self.protocol} sport")
         return f"{self._inbound} {key} @permitted"
@@ -225,7 +230,7 @@ class _Table:
     def _allot(self) -> Iterator[str]:
         if not self._slots:
             return
-        key = _key(self._source, self.policy.mapping, "ip daddr", f"{self.protocol} dport")
+        key = self._wanted
         new, port = f"{self._outbound} ct state new {key} != @slot", f"{self.protocol} sport"
         if self._keeps:
             yield f"{new} {key} != @kept {port} != @taken add @taken {{ {port} }} add @kept {{ {key} }}"
@@ -238,7 +243,9 @@ class _Table:
             yield f"{self._outbound} snat to {self.external} : ct mark map @port"
             if self._keeps:
                 # The port is named, or the kernel would prefer one that the inside endpoint has elsewhere.
-                yield f"{self._outbound} snat to {self.external} : {self.protocol} sport"
+                yield f"{self._outbound} {self._wanted} @kept snat to {self.external} : {self.protocol} sport"
+            # All slots are taken, and a port that is somebody's is not given out again.
+            yield f"{self._outbound} drop"
         elif self.translated:
             yield f"{self._outbound} {_NATIVE[self.policy.mapping, self.policy.port_assignment]}"
 
@@ -260,5 +267,5 @@ class _Table:
         yield f"{mine} update @slot {{ {key} : ct mark }}"
 
 
-def _learnt(what: str, kind: str) -> str:
-    return f"{what} {{ type {kind}; flags dynamic,timeout; timeout {LIFETIME}s; size 65535; }}"
+def _learnt(what: str, kind: str, size: int = 65535) -> str:
+    return f"{what} {{ type {kind}; flags dynamic,timeout; timeout {LIFETIME}s; size {size}; }}"

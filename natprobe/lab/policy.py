@@ -211,19 +211,50 @@ def _expected(policy: NatPolicy, protocol: Protocol) -> dict[str, bool | str]:
     }
 
 
+def expected_further(policy: NatPolicy) -> dict[str, dict[str, bool]]:
+    """Return per protocol what a report of the default tier must say beyond that, as far as the policy decides it.
+
+    Of two gateways in series an outer one that lets anybody in shows what the inner one does with strangers, which
+    `compose` cannot tell.
+    """
+    moves = _moves(policy)
+    udp = {} if moves is None else {"unsolicited_remap": moves}
+    return {str(Protocol.UDP): udp, str(Protocol.TCP): {}}
+
+
+_BY_DESTINATION = (PortReuse.PER_DESTINATION, PortReuse.PER_DESTINATION_ADDRESS)
+"""Where a port is shared out by destination, what the gateway takes for itself has its share, and is in the way."""
+
+
+def _moves(policy: NatPolicy) -> bool | None:
+    """Whether an unsolicited packet moves a later mapping; None where it cannot be seen.
+
+    So it is where destinations have mappings of their own, and where the filter lets in a stranger at the port, or by
+    way of the host, that was sent to.
+    """
+    udp = policy.udp
+    lax = udp.filtering is Dependence.PORT_DEPENDENT or udp.details.filter_per_host
+    reused = _mapping(policy, Protocol.UDP) is Dependence.ENDPOINT_INDEPENDENT
+    if udp.outbound is not Treatment.ACCEPTED or not reused or lax:
+        return None
+    taken = udp.unsolicited is Treatment.ACCEPTED and udp.filtering is not Dependence.ENDPOINT_INDEPENDENT
+    return policy.translated and taken and udp.port_reuse in _BY_DESTINATION
+
+
 def differences(policy: NatPolicy, report: Mapping[str, Any]) -> list[str]:
     """Return one line for each verdict of a report's JSON that is not what the policy makes; none if all agree.
 
-    A protocol that was not probed (null in the report) is not compared.
+    What was not probed is not compared: a protocol that is null in the report, a verdict of the default tier.
     """
     family = report.get("ipv4") or {}
     if not any(family.get(name) for name in Protocol):
         return ["the report has no ipv4 profile"]
+    further = expected_further(policy)
     return [
         f"{name} {key}: expected {_say(value)}, but {_verdict(profile.get(key))}"
         for name, verdicts in expected(policy).items()
         if (profile := family.get(name))
-        for key, value in verdicts.items()
+        for key, value in (verdicts | {key: further[name][key] for key in further[name] if key in profile}).items()
         if (profile.get(key) or {}).get("value") != value
     ]
 

@@ -18,6 +18,8 @@ from natprobe.run import Tier, classify
 
 REFLECTOR = ("198.51.100.10", "198.51.100.11", "198.51.100.12")
 CLIENT = "10.64.1.10"
+SECOND = "10.64.1.20"
+"""Another address of the client's."""
 _INTERNET = "198.51.100.1"
 _CARRIER = "100.64.0.{}"
 _EPOCH = datetime.fromtimestamp(0, UTC)
@@ -30,6 +32,7 @@ def simulate(
     *,
     protocols: Iterable[Protocol] = tuple(Protocol),
     tier: Tier = Tier.QUICK,
+    second_source: str | None = None,
 ) -> Report:
     """Classify a NAT, or several from the client's outwards, over a path (or the name of one); seconds take none.
 
@@ -42,7 +45,9 @@ def simulate(
         internet = Internet(seed)
         client = client_behind(internet, several, line)
         Mirror(internet.host(*REFLECTOR))
-        return await classify([REFLECTOR[0]], versions=[4], protocols=protocols, tier=tier, network=client)
+        return await classify(
+            [REFLECTOR[0]], versions=[4], protocols=protocols, tier=tier, second_source=second_source, network=client
+        )
 
     return replace(run(classified()), started=_EPOCH)
 
@@ -53,4 +58,4 @@ def client_behind(internet: Internet, policies: Sequence[NatPolicy], path: Path)
     for level, policy in reversed(list(enumerate(policies))):
         address = _CARRIER.format(level + 1) if gateway else _INTERNET
         gateway = internet.gateway(policy, address, behind=gateway, path=Path() if gateway else path)
-    return internet.host(CLIENT, behind=gateway, path=None if gateway else path)
+    return internet.host(CLIENT, SECOND, behind=gateway, path=None if gateway else path)

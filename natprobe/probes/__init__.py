@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from natprobe.conversation import Conversation
 from natprobe.endpoint import Address, Endpoint
@@ -14,6 +15,9 @@ from natprobe.network import Network
 from natprobe.observation import Exchange, Observation
 from natprobe.server import Kind, Sender, Server, describe
 from natprobe.stun import Attribute
+
+if TYPE_CHECKING:
+    from natprobe.probes.partner import Partner
 
 FURTHER_PORTS = 2
 """Local ports from which mapping is tested again where the first one was not treated the same towards all."""
@@ -25,7 +29,10 @@ class Setting:
 
     ``known_rtt`` is the shortest round trip to a server that anyone has seen by now, in seconds, if anyone has.
     ``filters_tested`` is where all protocols meet before any sends to an alternate address: there are filters that let
-    in, over any protocol, whoever this host has sent to over one.
+    in, over any protocol, whoever this host has sent to over one. ``sampling`` is held by the one protocol whose ports
+    are being sampled: a NAT may count for both. ``tag`` is this run's, for a reflector to know its connections by.
+    ``second`` is another address of this host behind the same NAT, ``partner`` another host there; ``deep`` says that
+    time and packets may be spent on certainty.
     """
 
     network: Network
@@ -35,14 +42,19 @@ class Setting:
     record: Callable[[Observation], None]
     known_rtt: Callable[[], float | None]
     filters_tested: asyncio.Barrier
+    sampling: asyncio.Lock
+    tag: bytes = b""
+    second: Address | None = None
+    partner: Partner | None = None
+    deep: bool = False
 
     def now(self) -> float:
         """Seconds since the start of the run."""
         return self.network.now() - self.started
 
-    async def mailbox(self, port: int = 0) -> Mailbox:
+    async def mailbox(self, port: int = 0, source: Address | None = None) -> Mailbox:
         """Open a UDP socket of its own for one test. Raises AddressBusy."""
-        datagrams = await self.network.datagrams(Endpoint(self.source, port))
+        datagrams = await self.network.datagrams(Endpoint(source or self.source, port))
         return Mailbox(self.network, datagrams, self.started, self.known_rtt)
 
     async def conversation(self, local: Endpoint, remote: Endpoint) -> Conversation:

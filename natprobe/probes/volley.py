@@ -65,8 +65,10 @@ class Shot:
         return Volley(mailbox.local, self.remote, self.at, self.asked, waited, tuple(self.arrivals))
 
 
-async def fire(mailbox: Mailbox, server: Server, senders: Sequence[Sender]) -> list[Volley]:
+async def fire(mailbox: Mailbox, server: Server, senders: Sequence[Sender], chance: float = CONVINCING) -> list[Volley]:
     """Fire volleys until each sender has been heard, has refused, or its silence convinces; four seconds at most.
+
+    Silence convinces when it is as improbable as ``chance`` on an open path.
 
     Whatever arrives later is not counted: by then other tests may have opened the filter.
     """
@@ -83,7 +85,7 @@ async def fire(mailbox: Mailbox, server: Server, senders: Sequence[Sender]) -> l
                     if gun.note(arrival) and gun.all_heard:
                         return [shot.settle(mailbox) for shot in shots]
                 volleys = [shot.settle(mailbox) for shot in shots]
-                if all(_settled(volleys, sender) for sender, _ in senders):
+                if all(_settled(volleys, sender, chance) for sender, _ in senders):
                     return volleys
     return volleys
 
@@ -98,9 +100,9 @@ def _waits(gap: float, volleys: Sequence[Volley]) -> Iterator[float]:
         yield gap - settled
 
 
-def _settled(volleys: Sequence[Volley], sender: Endpoint) -> bool:
+def _settled(volleys: Sequence[Volley], sender: Endpoint, chance: float) -> bool:
     counted = tally(volleys, sender)
-    return counted.heard > 0 or counted.chance <= CONVINCING or refused(volleys, sender)
+    return counted.heard > 0 or counted.chance <= chance or refused(volleys, sender)
 
 
 def refused(volleys: Sequence[Volley], sender: Endpoint) -> bool:

@@ -5,6 +5,7 @@ Pure: knows endpoints and the names that the extensions give to sources.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,12 +18,15 @@ from natprobe.stun import Change
 class Layout:
     """Where a reflector stands: up to three addresses (primary, alternate, quiet) and one or two ports.
 
-    ``quiet_ports`` has one port per address, from which is only ever sent. Raises ValueError for a set that is none.
+    ``quiet_ports`` has one port per address, from which is only ever sent. ``destinations`` are more ports of the
+    primary and the alternate address, over TCP, that only answer: for clients that hold many connections. Raises
+    ValueError for a set that is none.
     """
 
     addresses: tuple[Address, ...]
     ports: tuple[int, ...]
     quiet_ports: tuple[int, ...]
+    destinations: range = range(0)
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.addresses) <= 3 or len(set(self.addresses)) != len(self.addresses):
@@ -33,11 +37,17 @@ class Layout:
             raise ValueError("a reflector has one or two different ports")
         if len(self.quiet_ports) != len(self.addresses):
             raise ValueError("a reflector has one quiet port for each address")
+        if any(port in self.destinations for port in self.ports):
+            raise ValueError("the destination ports of a reflector are others than its ports")
 
     @cached_property
     def listening(self) -> tuple[Endpoint, ...]:
         """The endpoints that answer, over UDP and over TCP; the first one is where clients are sent."""
         return tuple(Endpoint(address, port) for address in self.addresses[:2] for port in self.ports)
+
+    def reached(self) -> Iterator[Endpoint]:
+        """Yield the endpoints that answer over TCP alone, an address after the other."""
+        return (Endpoint(address, port) for address in self.addresses[:2] for port in self.destinations)
 
     @cached_property
     def sending(self) -> tuple[Endpoint, ...]:

@@ -76,17 +76,27 @@ class _Draft:
 class StreamAnswer:
     """The reply on a TCP connection, and what must be done before it can be sent.
 
-    ``group`` is the tag that the connection now carries; ``plan`` says what to dial, within the caps of this module.
+    ``group`` is the tag that the connection now carries; ``plan`` says what to dial, within the caps of this module;
+    ``memo`` is the message that goes to the one other connection of the group; ``overlap``, whether it was asked for.
     """
 
     transaction_id: bytes
     group: bytes | None
     plan: DialPlan | None
     draft: _Draft
+    memo: bytes | None = None
+    overlap: bool = False
 
-    def encode(self, members: int = 0, results: Iterable[DialResult] = ()) -> bytes | None:
-        """Return the reply, with the live connections of the group and what became of each dial; None for silence."""
+    def encode(
+        self, members: int = 0, results: Iterable[DialResult] = (), elsewhere: Endpoint | None = None
+    ) -> bytes | None:
+        """Return the reply; None for silence.
+
+        With the live connections of the group, what became of each dial, and where another client's connection is.
+        """
         more = []
+        if elsewhere is not None:
+            more.append(extensions.overlap_attribute(elsewhere))
         if self.group is not None:
             more.append(extensions.group_size_attribute(members))
         if self.plan is not None:
@@ -122,10 +132,12 @@ class _Question:
 class Rules:
     """The reflector's answers. ``key`` (32 secret bytes) makes its cookies, ``instance`` (8 bytes) names this run.
 
+    ``held`` is how many connections its destination ports may carry together.
+
     Every method takes the time in seconds of any clock that does not run backwards, the same one for all.
     """
 
-    def __init__(self, layout: Layout, *, key: bytes, instance: bytes, compat: bool = False) -> None:
+    def __init__(self, layout: Layout, *, key: bytes, instance: bytes, compat: bool = False, held: int = 0) -> None:
         self.layout = layout
         self._key = key
         self._instance = Attribute(Extension.INSTANCE, instance)
@@ -136,6 +148,8 @@ class Rules:
             for local in layout.listening
             for stream in (False, True)
         }
+        reached = extensions.Destinations(layout.destinations, held)
+        self._destinations = (extensions.destinations_attribute(reached),) if layout.destinations else ()
 
     def answer(
         self, data: bytes, source: Endpoint, local: Endpoint, now: float, received: tuple[int, int] | None = None
@@ -160,7 +174,10 @@ class Rules:
             if refused := message.unknown(_KNOWN_TCP):
                 return StreamAnswer(message.transaction_id, None, None, self._error(question, 420, refused))
             plan = _dial_plan(question)
-            return StreamAnswer(message.transaction_id, _tag(message), plan, self._success(question, local, None))
+            memo = _memo(message)
+            overlap = message.value(Extension.OVERLAP) is not None
+            success = self._success(question, local, None)
+            return StreamAnswer(message.transaction_id, _tag(message), plan, success, memo, overlap)
         except MalformedMessage:
             return None
 
@@ -258,23 +275,26 @@ class Rules:
             else stun.address_attribute(Type.MAPPED_ADDRESS, question.source)
         )
         rest = [stun.address_attribute(Type.RESPONSE_ORIGIN if standard else Type.SOURCE_ADDRESS, origin)]
-        other = self._others[question.local]
+        other = self._others.get(question.local)  # a destination port has none
         if other is not None:
             rest.append(stun.address_attribute(Type.OTHER_ADDRESS if standard else Type.CHANGED_ADDRESS, other))
         if standard:
-            rest += self._offered(question)
+            offered = self._offered(question)
+            rest += offered
             rest.append(self._instance)
             rest += [extensions.received_attribute(*received)] if received else []
+            rest += self._destinations if offered else ()
         padding = question.size if question.has(Type.PADDING) else 0
         return _Draft(message, Class.SUCCESS, (mapped,), tuple(rest), question.limit, padding)
 
     def _offered(self, question: _Question) -> tuple[Attribute, ...]:
-        """COOKIE and SITE for who asks for them, or needs a cookie and has none that is good."""
+        """COOKIE and SITE for who asks for them, or needs a cookie and has none that is good; not at destinations."""
         wanting = (Extension.COOKIE, Extension.REPLY_FROM, Extension.CONNECT_BACK)
-        if question.validated or not any(map(question.has, wanting)):
+        site = self._sites.get((question.local, question.stream))
+        if site is None or question.validated or not any(map(question.has, wanting)):
             return ()
         cookie = self.cookie(question.source, question.now, stream=question.stream)
-        return extensions.cookie_attribute(cookie), self._sites[question.local, question.stream]
+        return extensions.cookie_attribute(cookie), site
 
 
 def _dial_plan(question: _Question) -> DialPlan | None:
@@ -325,6 +345,14 @@ def _answerable(source: Endpoint, local: Endpoint) -> bool:
 def _tag(message: Message) -> bytes | None:
     tag = message.value(Extension.GROUP)
     return tag if tag and len(tag) <= MAX_TAG else None
+
+
+def _memo(message: Message) -> bytes | None:
+    """Return the indication that brings a message's memo to another: shorter than the request, as every reply."""
+    memo = message.value(Extension.MEMO)
+    if memo is None or _tag(message) is None:
+        return None
+    return Message(Class.INDICATION, message.transaction_id, (extensions.memo_attribute(memo),)).encode()
 
 
 def _size(attribute: Attribute) -> int:

@@ -11,30 +11,36 @@ import contextlib
 import errno
 import itertools
 import os
-import resource
 import secrets
 import socket
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
 from natprobe import stun
+from natprobe.descriptors import file_limit, raise_file_limit
 from natprobe.endpoint import Address, Endpoint, parse_address
-from natprobe.errors import AddressBusy
+from natprobe.errors import AddressBusy, CannotRun
 from natprobe.reflector.budget import Budget, Rates
 from natprobe.reflector.layout import Layout
 from natprobe.reflector.rules import Outgoing, Rules
 from natprobe.reflector.stream import Connection, Streams
+from natprobe.reflector.transport import Listener
 
 PORTS = (3478, 3479)  # RFC 8489 §18.6: stun, and the one above it
 MAX_PENDING = 16_384
 """Delayed replies at once."""
 MAX_CONNECTIONS = 4096
+"""To the ports for tests. Destination ports have room of their own."""
+MAX_HELD = 1 << 18
 _DRAINED_AT_ONCE = 64
 _RECEIVE_BUFFER = 4 << 20  # a datagram lost here looks to the client like one that a filter took
 _LINUX = sys.platform == "linux"
 _IP_RECVTTL = 12  # linux/in.h; the socket module has it from Python 3.14 on
+_BACKLOG = 1024
 _SPARE_DESCRIPTORS = 256
 
 
@@ -43,7 +49,8 @@ class Reflector:
 
     The first address is the primary one, the second the alternate, the third the quiet one. Entering binds everything
     or raises AddressBusy; leaving, or being cancelled, closes everything, connections and dials under way included.
-    Raises ValueError for addresses or ports that make no reflector.
+    ``destinations`` are ports that only answer, over TCP, and hold as many connections as the limit of open files,
+    which is raised as far as it goes, leaves room for. Raises ValueError for addresses or ports that make no reflector.
     """
 
     def __init__(
@@ -52,17 +59,25 @@ class Reflector:
         ports: Sequence[int] = PORTS,
         compat: bool = False,
         *,
+        destinations: range = range(0),
+        overlap: bool = False,
         rates: Rates | None = None,
     ) -> None:
         parsed = tuple(parse_address(address) if isinstance(address, str) else address for address in addresses)
-        self._layout = Layout(parsed, tuple(ports), (0,) * len(parsed))
+        self._layout = Layout(parsed, tuple(ports), (0,) * len(parsed), destinations)
         self._compat = compat
+        self._overlap = overlap
         self._rates = rates or Rates()
 
     @property
     def site(self) -> Layout:
         """Where this reflector stands; its quiet ports are known once it is entered."""
         return self._layout
+
+    @property
+    def held(self) -> int:
+        """How many connections the destination ports carry together at most; known once it is entered."""
+        return self._streams.destinations.most
 
     def limits(self) -> list[str]:
         """Return, a sentence each, what clients cannot test with this reflector."""
@@ -77,11 +92,12 @@ class Reflector:
             self._bind_datagrams()
             key, instance = secrets.token_bytes(32), secrets.token_bytes(8)
             self._budget = Budget(secrets.token_bytes(32), self._rates)
-            self._rules = Rules(self._layout, key=key, instance=instance, compat=self._compat)
-            self._streams = Streams(self._rules, self._budget, self._loop.time, _most_connections())
+            most, held = _most_connections(self._layout)
+            self._rules = Rules(self._layout, key=key, instance=instance, compat=self._compat, held=held)
+            self._streams = Streams(self._rules, self._budget, self._loop.time, most, held, overlap=self._overlap)
             stack.push_async_callback(self._streams.close)
-            for local in self._layout.listening:
-                await self._listen(local, stack)
+            for local in itertools.chain(self._layout.listening, self._layout.reached()):
+                stack.callback(self._listen(local).close)
             for local in self._layout.listening:
                 self._loop.add_reader(self._sockets[local], self._drain, self._sockets[local], local)
             self._stack = stack.pop_all()
@@ -96,7 +112,7 @@ class Reflector:
         for address, port in itertools.product(self._layout.addresses, self._layout.ports):
             self._open(Endpoint(address, port))
         quiet = [self._open(Endpoint(address, 0)).port for address in self._layout.addresses]
-        self._layout = Layout(self._layout.addresses, self._layout.ports, tuple(quiet))
+        self._layout = replace(self._layout, quiet_ports=tuple(quiet))
 
     def _open(self, wanted: Endpoint) -> Endpoint:
         sock = _bound(wanted, socket.SOCK_DGRAM)
@@ -104,16 +120,17 @@ class Reflector:
         self._sockets[bound] = sock
         return bound
 
-    async def _listen(self, local: Endpoint, stack: contextlib.AsyncExitStack) -> None:
+    def _listen(self, local: Endpoint) -> Listener:
         sock = _bound(local, socket.SOCK_STREAM)
         try:
             # Set only now: two reflectors cannot share the port, but dials can leave from it.
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            server = await self._loop.create_server(lambda: Connection(self._streams, local), sock=sock, backlog=1024)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # each connection inherits it
+            sock.listen(_BACKLOG)
         except OSError as error:
             sock.close()
             raise _busy(local, socket.SOCK_STREAM, error) from error
-        stack.callback(server.close)
+        return Listener(sock, partial(Connection, self._streams, local))
 
     def _close_datagrams(self) -> None:
         for handle in self._delayed:
@@ -164,6 +181,9 @@ async def serve(
     ports: Sequence[int] = PORTS,
     compat: bool = False,
     announce: Callable[[str], None] | None = None,
+    destinations: range = range(0),
+    *,
+    overlap: bool = False,
 ) -> None:
     """Serve until cancelled: one reflector for the IPv4 addresses, one for the IPv6 addresses, each in the given order.
 
@@ -174,13 +194,18 @@ async def serve(
     families = [[a for a in parsed if a.version == version] for version in (4, 6)]
     async with contextlib.AsyncExitStack() as stack:
         reflectors = [
-            await stack.enter_async_context(Reflector(family, ports, compat)) for family in families if family
+            await stack.enter_async_context(
+                Reflector(family, ports, compat, destinations=destinations, overlap=overlap)
+            )
+            for family in families
+            if family
         ]
         if not reflectors:
             raise ValueError("a reflector needs an address")
         listening = (str(endpoint) for reflector in reflectors for endpoint in reflector.site.listening)
+        many = (_told(reflector) for reflector in reflectors if destinations)
         limits = (limit for reflector in reflectors for limit in reflector.limits())
-        for line in ("serving " + ", ".join(listening) + " (UDP and TCP)", *limits):
+        for line in ("serving " + ", ".join(listening) + " (UDP and TCP)", *many, *limits):
             if announce is not None:
                 announce(line)
         await asyncio.get_running_loop().create_future()
@@ -238,7 +263,31 @@ def _busy(local: Endpoint, kind: socket.SocketKind, error: OSError) -> AddressBu
             return AddressBusy(f"{local} cannot be bound ({protocol}): {os.strerror(error.errno or 0)}")
 
 
-def _most_connections() -> int:
-    """As many as the limit of open files leaves room for, for asyncio stops accepting where it is reached."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max(16, min(MAX_CONNECTIONS, soft - _SPARE_DESCRIPTORS))
+def _told(reflector: Reflector) -> str:
+    """Return the line that tells of a reflector's destination ports."""
+    ports, addresses = reflector.site.destinations, reflector.site.addresses[:2]
+    where = " and ".join(map(str, addresses))
+    held = f"up to {reflector.held:,} connections"
+    if reflector.held < MAX_HELD:
+        held += f", by the limit of open files ({file_limit():,}; ulimit -n, or LimitNOFILE= of systemd, raises it)"
+    return f"Destinations: TCP ports {ports.start}-{ports.stop - 1} of {where}, {held}."
+
+
+def _most_connections(layout: Layout) -> tuple[int, int]:
+    """Return how many connections there may be to the ports for tests, and how many to the destination ports.
+
+    As many as the limit of open files leaves room for; where there are destinations, an eighth of it is for tests.
+    Raises CannotRun where that is not one for each destination.
+    """
+    listeners = len(layout.destinations) * len(layout.addresses[:2])
+    needed = _SPARE_DESCRIPTORS + MAX_CONNECTIONS + listeners + (MAX_HELD if listeners else 0)
+    room = raise_file_limit(needed) - _SPARE_DESCRIPTORS - listeners
+    if not listeners:
+        return max(16, min(MAX_CONNECTIONS, room)), 0
+    most = min(MAX_CONNECTIONS, room // 8)
+    if room - most < listeners:
+        raise CannotRun(
+            f"{listeners:,} destinations are too many for the limit of open files ({file_limit():,}): "
+            "name fewer, or raise it (ulimit -n)"
+        )
+    return most, min(MAX_HELD, room - most)

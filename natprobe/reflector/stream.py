@@ -8,10 +8,10 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections import Counter
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 from natprobe import stun
 from natprobe.endpoint import Endpoint
@@ -23,42 +23,120 @@ from natprobe.reflector.rules import Rules, StreamAnswer
 MESSAGE_PATIENCE = 5.0
 """Seconds that a new connection has for its first message, and any other for one that has begun."""
 IDLE_PATIENCE = 60.0
+HELD_PATIENCE = 600.0
+"""Seconds that a connection to a destination port may be idle: its client opens a great many before it asks again."""
 _BUFFER = bytearray(stun.MAX_SIZE)  # one for all: a connection takes what arrived before another one can be served
 _RESET = struct.pack("ii", 1, 0)
 
 
-@dataclass(slots=True)
-class Streams:
-    """All TCP connections of a reflector, at most ``most`` of them, and a quarter of that from one prefix."""
+class Patience:
+    """Ends the connections that have waited so many ``seconds``.
 
-    rules: Rules
-    budget: Budget
-    clock: Callable[[], float]
+    All wait equally long: the one that has been put in first is due first, and one timer is enough for all.
+    """
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self.seconds = seconds
+        self._clock = clock
+        self._since: OrderedDict[Connection, float] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self, connection: Connection) -> None:
+        """Have a connection wait from now on, whether it did already or not."""
+        self._since[connection] = self._clock()
+        self._since.move_to_end(connection)
+        if self._timer is None:
+            self._wait(self.seconds)
+
+    def stop(self, connection: Connection) -> None:
+        """Have a connection wait no longer."""
+        self._since.pop(connection, None)
+        if not self._since and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _wait(self, seconds: float) -> None:
+        self._timer = asyncio.get_running_loop().call_later(seconds, self._end_those_due)
+
+    def _end_those_due(self) -> None:
+        now = self._clock()
+        self._timer = None
+        while self._since:
+            connection, since = next(iter(self._since.items()))
+            if since + self.seconds > now:
+                self._wait(since + self.seconds - now)
+                return
+            self.stop(connection)
+            connection.abort()
+
+
+@dataclass(slots=True)
+class Pool:
+    """Room for ``most`` connections, of which one prefix may have one of ``shares`` parts; all may ``idle`` so long."""
+
     most: int
-    message_patience: float = MESSAGE_PATIENCE
-    idle_patience: float = IDLE_PATIENCE
-    dialer: Dialer = field(default_factory=Dialer)
-    groups: Counter[bytes] = field(default_factory=Counter)
-    _live: set[Connection] = field(default_factory=set)
+    shares: int
+    idle: Patience
+    live: set[Connection] = field(default_factory=set)
     _by_prefix: Counter[bytes] = field(default_factory=Counter)
-    _dials: set[asyncio.Task[None]] = field(default_factory=set)
-    _empty: asyncio.Event = field(default_factory=asyncio.Event)
 
     def admit(self, connection: Connection) -> bool:
         """Count a connection in and return True; False where there is no room for one more."""
         prefix = prefix_of(connection.source.address)
-        if len(self._live) >= self.most or self._by_prefix[prefix] >= max(1, self.most // 4):
+        if len(self.live) >= self.most or self._by_prefix[prefix] >= max(1, self.most // self.shares):
             return False
-        self._live.add(connection)
+        self.live.add(connection)
         self._by_prefix[prefix] += 1
         return True
 
     def dismiss(self, connection: Connection) -> None:
         """Count out a connection that was admitted; any other is not counted, and may be given as well."""
-        if connection in self._live:
-            self._live.remove(connection)
+        self.idle.stop(connection)
+        if connection in self.live:
+            self.live.remove(connection)
             _uncount(self._by_prefix, prefix_of(connection.source.address))
-        if not self._live:
+
+
+@dataclass(slots=True)
+class Streams:
+    """All TCP connections of a reflector.
+
+    At most ``most`` of them at the ports for tests, a quarter of that from one prefix; and ``held``, which may all be
+    one client's, at the destination ports: who fills these is in nobody's way but there.
+    """
+
+    rules: Rules
+    budget: Budget
+    clock: Callable[[], float]
+    most: int
+    held: int = 0
+    dialer: Dialer = field(default_factory=Dialer)
+    overlap: bool = False
+    """Whether clients are told that another client has the same external endpoint."""
+    groups: defaultdict[bytes, set[Connection]] = field(default_factory=lambda: defaultdict(set))
+    sources: defaultdict[Endpoint, set[Connection]] = field(default_factory=lambda: defaultdict(set))
+    """The connections from each external endpoint, where overlaps are told."""
+    first: Patience = field(init=False)
+    """For the first message of a connection."""
+    tests: Pool = field(init=False)
+    destinations: Pool = field(init=False)
+    _dials: set[asyncio.Task[None]] = field(default_factory=set)
+    _empty: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.first = Patience(MESSAGE_PATIENCE, self.clock)
+        self.tests = Pool(self.most, 4, Patience(IDLE_PATIENCE, self.clock))
+        self.destinations = Pool(self.held, 1, Patience(HELD_PATIENCE, self.clock))
+
+    def pool(self, local: Endpoint) -> Pool:
+        """Return where the connections to one of the reflector's ports belong."""
+        return self.destinations if local.port in self.rules.layout.destinations else self.tests
+
+    def dismiss(self, connection: Connection) -> None:
+        """Forget a connection."""
+        self.first.stop(connection)
+        connection.pool.dismiss(connection)
+        if not (self.tests.live or self.destinations.live):
             self._empty.set()
 
     def dial_for(self, connection: Connection, answer: StreamAnswer) -> asyncio.Task[None]:
@@ -76,48 +154,55 @@ class Streams:
 
     async def close(self) -> None:
         """Reset every connection, break off every dial, and wait until they are gone."""
-        self.most = 0  # for those that the loop has accepted and not yet told of
-        for connection in tuple(self._live):
-            connection.abort()
+        for pool in (self.tests, self.destinations):
+            pool.most = 0  # for those that the loop has accepted and not yet told of
+            for connection in tuple(pool.live):
+                connection.abort()
         for dial in tuple(self._dials):
             dial.cancel()
         await asyncio.gather(*self._dials, return_exceptions=True)
         self._empty.clear()
-        if self._live:
+        if self.tests.live or self.destinations.live:
             await self._empty.wait()
 
 
 class Connection(asyncio.BufferedProtocol):
     """One TCP connection: parts the stream into messages, answers each, and ends what is no STUN or takes too long."""
 
+    __slots__ = ("_dial", "_received", "_streams", "_transport", "group", "local", "pool", "source")
+
     def __init__(self, streams: Streams, local: Endpoint) -> None:
         self.local = local
         self.source = local  # until connection_made
+        self.pool = streams.pool(local)
         self._streams = streams
         self._received = b""
-        self._group: bytes | None = None
+        self.group: bytes | None = None
         self._dial: asyncio.Task[None] | None = None
 
     @property
     def members(self) -> int:
         """How many live connections carry the tag of this one."""
-        return self._streams.groups[self._group] if self._group is not None else 0
+        return len(self._streams.groups[self.group]) if self.group is not None else 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
-        self._timer = self._call_later(self._streams.message_patience)
+        self._streams.first.start(self)
         peer = transport.get_extra_info("peername")
         if peer is None:  # gone already
             self.abort()
             return
         self.source = Endpoint.of(peer[0], peer[1])
-        if not self._streams.admit(self):
+        if not self.pool.admit(self):
             self.abort()
+        elif self._streams.overlap:
+            self._streams.sources[self.source].add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
-        self._timer.cancel()
         self._streams.dismiss(self)
         self._join(None)
+        if self._streams.overlap:
+            _discard(self._streams.sources, self.source, self)
         if self._dial is not None:
             self._dial.cancel()
 
@@ -136,13 +221,6 @@ class Connection(asyncio.BufferedProtocol):
         except MalformedMessage:
             self.abort()
 
-    def pause_writing(self) -> None:
-        # Who does not read its replies is not asked for more requests; the timer ends what lasts.
-        self._transport.pause_reading()
-
-    def resume_writing(self) -> None:
-        self._transport.resume_reading()
-
     def send(self, data: bytes | None) -> None:
         if data is not None and self._streams.budget.allows_stream(len(data), self._streams.clock()):
             self._transport.write(data)
@@ -156,14 +234,28 @@ class Connection(asyncio.BufferedProtocol):
         answer = self._streams.rules.answer_stream(message, self.source, self.local, self._streams.clock())
         if answer is None:
             return
-        self._timer.cancel()
-        self._timer = self._call_later(self._streams.idle_patience)
+        self._streams.first.stop(self)
+        self.pool.idle.start(self)
         if answer.group is not None:
             self._join(answer.group)
         if answer.plan is not None and self._may_dial(answer):
             self._dial = self._streams.dial_for(self, answer)
         else:
-            self.send(answer.encode(self.members, answer.undialled()))
+            elsewhere = self._elsewhere() if answer.overlap else None
+            self.send(answer.encode(self.members, answer.undialled(), elsewhere))
+        if answer.memo is not None:
+            self._pass_on(answer.memo)
+
+    def _elsewhere(self) -> Endpoint | None:
+        """Return where another client is connected from this very external endpoint, at this moment."""
+        others = self._streams.sources.get(self.source, ())
+        return next((other.local for other in others if other.group and other.group != self.group), None)
+
+    def _pass_on(self, memo: bytes) -> None:
+        """Give a memo to the one other connection of the group; what is longer than a pair is no meeting."""
+        others = self._streams.groups[self.group] - {self} if self.group is not None else set()
+        if len(others) == 1:
+            others.pop().send(memo)
 
     def _may_dial(self, answer: StreamAnswer) -> bool:
         attempts = sum(dial.attempts for dial in answer.plan.dials) if answer.plan else 0
@@ -171,14 +263,20 @@ class Connection(asyncio.BufferedProtocol):
         return idle and self._streams.budget.allows_dials(self.source.address, attempts, self._streams.clock())
 
     def _join(self, group: bytes | None) -> None:
-        if self._group is not None:
-            _uncount(self._streams.groups, self._group)
+        if self.group is not None:
+            _discard(self._streams.groups, self.group, self)
         if group is not None:
-            self._streams.groups[group] += 1
-        self._group = group
+            self._streams.groups[group].add(self)
+        self.group = group
 
-    def _call_later(self, seconds: float) -> asyncio.TimerHandle:
-        return asyncio.get_running_loop().call_later(seconds, self.abort)
+
+K = TypeVar("K")
+
+
+def _discard(sets: dict[K, set[Connection]], key: K, connection: Connection) -> None:
+    sets[key].discard(connection)
+    if not sets[key]:
+        del sets[key]
 
 
 def _uncount(counter: Counter[bytes], key: bytes) -> None:

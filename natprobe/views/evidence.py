@@ -13,6 +13,7 @@ from natprobe.observation import (
     Idle,
     Observation,
     Outcome,
+    Purpose,
     Recognition,
     Resolution,
     Volley,
@@ -68,7 +69,8 @@ def _(fact: Volley) -> str:
     came = [endpoint for endpoint in asked if fact.heard(endpoint)]
     control = f"control back{_in(fact.control_after)}" if fact.control_after is not None else "control lost"
     told = f"{control}, {listing(came) or 'none'} came in, {len(asked) - len(came)} silent"
-    return f"{_at(fact.at)} UDP volley {fact.remote} → {fact.local}: {told}"
+    unsolicited = f", unsolicited from {listing(asked)}" if fact.purpose is Purpose.REMAP else ""
+    return f"{_at(fact.at)} UDP volley {fact.remote} → {fact.local}{unsolicited}: {told}"
 
 
 @in_words.register

@@ -37,7 +37,7 @@ def summary(report: Report) -> list[str]:
 
 
 def _family(family: Family) -> str:
-    return " ".join([_reached(family), *_nats(family)])
+    return " ".join([_reached(family), *_nats(family), *_cure(family)])
 
 
 def _reached(family: Family) -> str:
@@ -87,6 +87,14 @@ def _filtering(filtering: Verdict[Dependence]) -> str:
     if filtering.value is None:
         return "and whom it lets in is not known"
     return f"and {_HEDGES[filtering.certainty]}{_LETS_IN[filtering.value]}"
+
+
+def _cure(family: Family) -> Iterable[str]:
+    """Return what to do about a NAT that packets from strangers disturb; all else is as it is."""
+    remap = family.udp.unsolicited_remap if family.udp else None
+    if remap and remap.value:
+        moves = f"{_HEDGES[remap.certainty]}moves your UDP port for whoever sends to you before you send to them"
+        yield f"It {moves}, which breaks calls: let it drop unsolicited packets from outside."
 
 
 def _sentence(text: str) -> str:

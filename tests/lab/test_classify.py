@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import Any
 
 import pytest
 
 from natprobe.lab.backend import Lab
 from natprobe.lab.policy import PRESETS, NatPolicy, compose, differences
+
+from .conftest import ROOT
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
@@ -22,7 +25,7 @@ SERVER = "198.51.100.10"
 CLASSIFY = """
 import asyncio, json, sys, natprobe
 for _ in range(int(sys.argv[1])):
-    report = asyncio.run(natprobe.classify(sys.argv[2:]))
+    report = asyncio.run(natprobe.classify(sys.argv[2:], tier=natprobe.Tier.QUICK))
     print(json.dumps(report.to_json()), flush=True)
 """
 MASQUERADES = ("linux-masquerade-accept", "linux-masquerade-drop", "linux-masquerade-reject")
@@ -73,6 +76,27 @@ def test_masquerading_gets_one_verdict_whatever_the_router_does_with_strangers(l
             }
         )
     assert told[0] == told[1] == told[2]
+
+
+def test_what_the_router_does_with_strangers_decides_whether_they_move_a_mapping(lab: Lab) -> None:
+    for name in MASQUERADES:
+        lab.apply("home", PRESETS[name])
+        for report in classify(lab, rounds=ROUNDS):
+            verdict = report["ipv4"]["udp"]["unsolicited_remap"]
+            assert (verdict["value"], verdict["certainty"]) == (name == "linux-masquerade-accept", "confirmed")
+            assert ("still sees that" in verdict["reason"]) is verdict["value"]  # who was sent to before is not moved
+
+
+def test_the_cure_in_the_documentation_cures(lab: Lab) -> None:
+    text = (ROOT / "docs" / "behaviours.md").read_text()
+    (rules,) = re.findall(r"```nft\n(.*?)```", text, re.DOTALL)
+    lab.apply("home", PRESETS["linux-masquerade-accept"])
+    lab.must("home", ["nft", "-f", "-"], stdin=rules.replace('"wan"', f'"{lab.legs("home").uplink}"'))
+    try:
+        (report,) = classify(lab)
+    finally:
+        lab.must("home", ["nft", "delete", "table", "inet", "strangers"])
+    assert report["ipv4"]["udp"]["unsolicited_remap"]["value"] is False
 
 
 def test_what_is_not_preserved_is_confirmed(lab: Lab) -> None:

@@ -22,7 +22,7 @@ from bad_servers import Fault
 
 from natprobe.behaviour import Dependence, Protocol, Treatment
 from natprobe.lab.backend import Lab
-from natprobe.lab.policy import PRESETS, NatPolicy, expected
+from natprobe.lab.policy import PRESETS, NatPolicy, expected, expected_further
 
 from .conftest import ROOT, not_here, open_here
 
@@ -33,7 +33,7 @@ CLASSIFY = """
 import asyncio, json, sys, natprobe
 async def classify(servers):
     try:
-        return (await natprobe.classify(servers)).to_json()
+        return (await natprobe.classify(servers, tier=natprobe.Tier.QUICK)).to_json()
     except natprobe.CannotRun as failure:
         return str(failure)
 async def main():
@@ -206,6 +206,19 @@ def test_each_server_shows_what_it_can_and_is_named_for_what_it_cannot(lab: Lab,
     assert {case: complaints(CASES[case], PRESETS[name], report) for case, report in reports.items()} == {
         case: [] for case in CASES
     }
+
+
+@pytest.mark.parametrize("name", ["linux-masquerade-accept", "linux-masquerade-drop", "eim-eif", "eim-adf", "firewall"])
+def test_a_server_that_can_send_from_elsewhere_shows_what_moves_a_mapping(lab: Lab, name: str) -> None:
+    lab.apply("home", PRESETS[name])
+    truth = expected_further(PRESETS[name])["udp"]["unsolicited_remap"]
+    for case, report in classify(lab, CASES).items():
+        verdict = report["ipv4"]["udp"]["unsolicited_remap"]
+        if CASES[case].filtering:
+            assert (verdict["value"], verdict["certainty"]) == (truth, "confirmed")
+        else:
+            assert verdict["value"] in (truth, None), case
+            assert verdict["reason"]
 
 
 KEPT_BY_HOST = """

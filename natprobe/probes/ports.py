@@ -1,0 +1,287 @@
+"""Which ports the NAT gives, and whether it gives one to two flows at a time (RFC 4787 §4.2, RFC 7857 §3).
+
+Fresh local ports are tried one after the other towards all endpoints of a reflector; what is learnt on the way decides
+what is tried next. A port that the NAT chose itself is asked for once more by name: a local port of that very number,
+towards another endpoint, is given it by a NAT that keeps ports and shares them. Where ports are random, many are drawn
+until two meet. Whatever meets is asked in turn, so that both are known to be alive; and the second one of a pair then
+goes to endpoints ever closer to the first one's, as far as the NAT lets it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import closing, suppress
+from typing import Any
+
+from natprobe.behaviour import Difference, Protocol
+from natprobe.draws import answered, chance_of_none, kept, pairs, ports, step, widest_pool
+from natprobe.endpoint import Address, Endpoint
+from natprobe.errors import AddressBusy
+from natprobe.observation import Draws, Flow, Sharing
+from natprobe.probes import Setting, choose
+from natprobe.probes.lines import Lines, lines_of
+from natprobe.server import Kind, Server
+from natprobe.silence import CONVINCING
+
+SAMPLE = 48
+"""Flows that show how ports are given; half of it would, but for neighbours that take theirs meanwhile."""
+FEW = 10
+"""Flows with other people's servers, ten a second with each (RFC 5780 §5)."""
+MOST = {Protocol.UDP: 700, Protocol.TCP: 128}
+"""Flows that the default tier may begin. A connection costs the NAT more, and longer, than a datagram does."""
+MOST_DEEP = {Protocol.UDP: 1_600, Protocol.TCP: 900}
+MOST_DATAGRAMS = 760
+"""Datagrams after which the default tier draws no more, copies of lost ones included."""
+LONGEST = 1.7
+"""Seconds that all of it may take in the default tier, beside three round trips."""
+LONGEST_DEEP = 20.0
+_PACE = 0.001
+_POLITE_PACE = 0.1
+_TRIES = 2
+"""Ports asked for once more by name: a neighbour may have the first one."""
+
+
+async def probe_ports(setting: Setting, known: Sequence[Server], protocol: Protocol) -> None:
+    """Record which external ports fresh local ones are given, and whether two flows can have one at the same time."""
+    server = choose(known)
+    own = server.kind is Kind.NATPROBE
+    remotes = server.listens if own else [other.contacted for other in known]
+    with closing(lines_of(setting, protocol)) as lines, closing(lines_of(setting, _other(protocol))) as others:
+        seconds = {protocol: lines, _other(protocol): others}
+        if setting.partner:
+            seconds = {each: setting.partner.lines(each) for each in Protocol}
+        hunt = _Hunt(setting, protocol, lines, seconds, remotes)
+        async with setting.sampling:
+            await hunt.draw(SAMPLE if own else FEW, _PACE if own else _POLITE_PACE / len(remotes))
+        if own and hunt.translated:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(hunt.left):
+                    await hunt.pursue()
+
+
+def _other(protocol: Protocol) -> Protocol:
+    return Protocol.TCP if protocol is Protocol.UDP else Protocol.UDP
+
+
+class _Hunt:
+    """The flows of one protocol so far, and what to try next."""
+
+    def __init__(
+        self,
+        setting: Setting,
+        protocol: Protocol,
+        lines: Lines,
+        seconds: Mapping[Protocol, Lines],
+        remotes: Sequence[Endpoint],
+    ) -> None:
+        self._setting = setting
+        self._protocol = protocol
+        self._lines = lines
+        self._seconds = seconds
+        """From where the second of two flows comes: this host, or a partner."""
+        self._remotes = remotes
+        self._flows: list[Flow] = []
+        self._begun = 0
+        self._met: dict[Endpoint, Flow] = {}
+        self._given: dict[Endpoint, Flow] = {}
+        """Of the second of two that share a port, where it was given it."""
+        self._shared = Difference.PROTOCOL
+        """The least difference by which two flows of the protocol were seen to share a port, if that is less."""
+        self._ceiling = Difference.NOTHING
+        """The least difference by which they may share one, as far as is known."""
+        self._rtt = setting.known_rtt() or 0.1
+        self._deadline = setting.now() + (LONGEST_DEEP if setting.deep else LONGEST) + 3 * self._rtt
+        self._most = (MOST_DEEP if setting.deep else MOST)[protocol]
+
+    @property
+    def translated(self) -> bool:
+        """Whether there is a NAT to give ports at all."""
+        return any(flow.mapped != flow.local for flow in answered(self._flows))
+
+    @property
+    def left(self) -> float:
+        """How many seconds there are left."""
+        return max(0.0, self._deadline - self._setting.now())
+
+    async def pursue(self) -> None:
+        """Find out how much alike two flows may be that share a port, as far as it can be told from here."""
+        trials: list[Sharing] = []
+        for first in self._askable():
+            second, remote = Endpoint(self._partner, _port(first)), self._apart(first, Difference.ADDRESS)
+            trial = await self._try(first, second, remote)
+            if trial and trial.shared:
+                await self._approach(trial)
+                return
+            if trial is None or not trial.refused:
+                break
+            trials.append(trial)
+        if not trials:
+            await self._draw_on()
+        for trial in trials:
+            second = Endpoint(self._partner, _port(trial.first))
+            await self._trial(trial.first, second, trial.first.remote, _other(self._protocol))
+
+    # --- asked for by name --------------------------------------------------------------------------------------------
+
+    @property
+    def _partner(self) -> Address:
+        if self._setting.partner:
+            return self._setting.partner.address
+        return self._setting.second or self._setting.source
+
+    def _askable(self) -> list[Flow]:
+        """Return flows of whose external port's number there is a local port that has not been used, two at most.
+
+        And that no third flow was given as well, which would be in the way.
+        """
+        used = {flow.local for flow in self._flows}
+        flows = answered(self._flows)
+        holders = Counter(flow.mapped for flow in flows)
+        fit = [f for f in flows if holders[f.mapped] == 1 and Endpoint(self._partner, _port(f)) not in used]
+        return fit[-_TRIES:]
+
+    def _apart(self, first: Flow, difference: Difference, *but: Endpoint) -> Endpoint | None:
+        """Return a remote that differs in this, and no more, from that of a flow."""
+        fitting = (r for r in self._remotes if Difference.between(first.remote, r) is difference and r not in but)
+        return next(fitting, None)
+
+    async def _try(self, first: Flow, second: Endpoint, remote: Endpoint | None) -> Sharing | None:
+        """Record whether ``second`` shares the port of ``first`` towards a remote; None where it cannot be tried."""
+        return await self._trial(first, second, remote, None) if remote else None
+
+    async def _trial(self, first: Flow, second: Endpoint, remote: Endpoint, other: Protocol | None) -> Sharing | None:
+        lines = self._seconds[other or self._protocol]
+        at = self._setting.now()
+        try:
+            # To one remote the second flow may have taken the answers of the first one already.
+            before = first if remote == first.remote and not other else await self._ask(self._lines, first)
+            between = await self._ask(lines, Flow(second, remote))
+            after = await self._ask(self._lines, first)
+            control = await self._control(lines, between) if between.mapped != before.mapped else None
+        except AddressBusy:
+            return None
+        trial = Sharing(self._protocol, at, before, between, after, control, other)
+        self._setting.record(trial)
+        if trial.shared:
+            self._shared = max(self._shared, trial.difference)
+        elif trial.refused:
+            self._ceiling = Difference(max(Difference.PROTOCOL, min(self._ceiling, trial.difference - 1)))
+        return trial
+
+    async def _ask(self, lines: Lines, flow: Flow) -> Flow:
+        """Ask a flow's remote again as what its local endpoint is seen, for as long as an answer may be expected."""
+        try:
+            async with asyncio.timeout(max(0.4, 6 * self._rtt)):
+                return await lines.ask(flow.local, flow.remote)
+        except TimeoutError:
+            return Flow(flow.local, flow.remote)
+
+    async def _control(self, lines: Lines, second: Flow) -> Flow | None:
+        """Return what shows whether the second would have been given the port, had it been let.
+
+        What it has where it was given it; else what a local port just beside it is given.
+        """
+        if second.local in self._given:
+            return await self._ask(lines, self._given[second.local])
+        taken = {flow.local.port for flow in self._flows} | {_port(flow) for flow in answered(self._flows)}
+        for port in range(second.local.port + 1, min(second.local.port + 50, 1 << 16)):
+            if port not in taken:
+                return await self._ask(lines, Flow(second.local.with_port(port), second.remote))
+        return None
+
+    async def _approach(self, trial: Sharing) -> None:
+        """Send the second of two that share a port to remotes ever more like the first one's.
+
+        Which says something only where it keeps its port towards yet another remote that is as unlike.
+        """
+        second = trial.second
+        elsewhere = self._apart(trial.first, Difference.ADDRESS, second.remote)
+        if (
+            not elsewhere
+            or (await self._ask(self._seconds[self._protocol], Flow(second.local, elsewhere))).mapped != second.mapped
+        ):
+            return
+        self._given[second.local] = second
+        for nearer in (Difference.PORT, Difference.NOTHING):
+            if trial.shared and nearer > self._shared:
+                trial = await self._try(trial.first, second.local, self._apart(trial.first, nearer)) or trial
+
+    # --- drawn --------------------------------------------------------------------------------------------------------
+
+    async def _draw_on(self) -> None:
+        """Draw until two meet that are alike enough, or until that none do is evidence, or for as long as is fit."""
+        while self._worth_drawing and (meeting := await self.draw(self._most - self._begun, _PACE)):
+            first, second = meeting
+            trial = await self._try(first, second.local, second.remote)
+            if trial:
+                await self._approach(trial)
+
+    @property
+    def _worth_drawing(self) -> bool:
+        flows = answered(self._flows)
+        at_random = len(kept(flows)) * 2 < len(flows) and step(ports(flows)) is None
+        spent = self.left == 0.0 or self._begun >= self._most
+        return at_random and not spent and not self._settled(flows)
+
+    def _settled(self, flows: Sequence[Flow]) -> bool:
+        """Whether nothing more is to be learnt by drawing."""
+        if self._ceiling <= self._shared:
+            return True
+        pool = widest_pool(ports(flows))
+        return chance_of_none(pairs(flows, Difference(self._shared + 1)), pool) <= CONVINCING
+
+    async def draw(self, number: int, pace: float) -> tuple[Flow, Flow] | None:
+        """Begin so many flows, spaced by so many seconds, until two meet that are more alike than any did; record them.
+
+        Returns the two that met.
+        """
+        at = self._setting.now()
+        flows: dict[int, Flow] = {}
+        begun: list[int] = []
+        met: asyncio.Future[tuple[Flow, Flow] | None] = asyncio.get_running_loop().create_future()
+
+        async def begin(which: int) -> None:
+            await asyncio.sleep(which * pace)
+            begun.append(which)
+            remote = self._remotes[which % len(self._remotes)]
+            flow = flows[which] = await self._lines.ask(Endpoint(self._setting.source, 0), remote)
+            meeting = self._meeting(flow)
+            if not met.done() and (meeting or self._over(flows)):
+                met.set_result(meeting)
+
+        tasks = [asyncio.ensure_future(begin(which)) for which in range(number)]
+        everything = asyncio.gather(*tasks, return_exceptions=True)
+        ends: list[asyncio.Future[Any]] = [met, everything]
+        try:
+            timeout = min(self.left, number * pace + max(0.25, 5 * self._rtt))
+            await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        drawn = tuple(flows[which] for which in sorted(flows) if flows[which].mapped)
+        self._flows += drawn
+        self._begun += len(begun)
+        self._setting.record(Draws(self._protocol, at, self._setting.now() - at, len(begun), drawn))
+        return met.result() if met.done() else None
+
+    def _meeting(self, flow: Flow) -> tuple[Flow, Flow] | None:
+        """Return a flow and the one that it has met, if they are more alike than any that shared a port before."""
+        if flow.mapped is None:
+            return None
+        other = self._met.setdefault(flow.mapped, flow)
+        if other.local == flow.local or Difference.between(other.remote, flow.remote) <= self._shared:
+            return None
+        return other, flow
+
+    def _over(self, flows: dict[int, Flow]) -> bool:
+        if not self._setting.deep and self._lines.sent >= MOST_DATAGRAMS:
+            return True
+        return len(flows) % 32 == 0 and self._settled(answered([*self._flows, *flows.values()]))
+
+
+def _port(flow: Flow) -> int:
+    assert flow.mapped
+    return flow.mapped.port

@@ -1,0 +1,98 @@
+"""What follows from a holding, in sentences: what the NAT made of one local port, why it ended, what to do about it."""
+
+from __future__ import annotations
+
+from natprobe.inference.facts import listing
+from natprobe.reuse.facts import CLOSED, SILENCE, Failure, Holding, Stage
+
+_MORE = "natprobe reflect --destinations opens more"
+
+_ADVICE: dict[tuple[Stage, str], str] = {
+    (Stage.SOCKET, "EMFILE"): "the limit of open files of this process is reached: ulimit -n raises it",
+    (Stage.SOCKET, "ENFILE"): "the limit of open files of this machine is reached: sysctl fs.file-max raises it",
+    (Stage.BIND, "EADDRINUSE"): "a socket that shares its port with nobody holds this one: choose another with --port",
+    (Stage.CONNECT, "EADDRNOTAVAIL"): "this port has a connection to that destination already, or had one until now: "
+    "a host tells connections apart by both ends alone",
+    (Stage.CONNECT, "ENETUNREACH"): "this host has no route to that destination",
+    (Stage.CONNECT, "EPERM"): "this host's own firewall, or its full connection table, forbids it",
+    (Stage.HANDSHAKE, "ECONNREFUSED"): "refused with a reset: by a firewall, or nobody listens there",
+    (Stage.HANDSHAKE, "EHOSTUNREACH"): "refused with ICMP: so a NAT may tell that a limit is reached (RFC 6888 §4)",
+    (Stage.HANDSHAKE, "EACCES"): "refused with ICMP, administratively: so a NAT may tell that a limit is reached",
+}
+_NO_MEMORY = ("ENOMEM", "ENOBUFS")
+
+
+def outside(holding: Holding) -> str:
+    """Return what one local port became outside."""
+    if not holding.external:
+        return "nobody told how the connections are seen from outside"
+    connections = sum(external.connections for external in holding.external)
+    where = listing(external.address for external in holding.external)
+    if not holding.translated:
+        return f"no NAT: all {connections:,} connections are seen from {holding.local} itself"
+    return f"seen from {where}: {_ports(holding, connections)}"
+
+
+def _ports(holding: Holding, connections: int) -> str:
+    ports = holding.external_ports
+    if ports == 1:
+        return f"one external port, {holding.external[0].lowest}, for all {connections:,} connections"
+    lowest, highest = min(e.lowest for e in holding.external), max(e.highest for e in holding.external)
+    if ports == connections:
+        return f"each of {connections:,} connections has an external port of its own, of {lowest} to {highest}"
+    towards = [count for external in holding.external for _, count in external.towards]
+    if set(towards) == {1} and len(towards) == ports:
+        return f"{ports} external ports, one for each address that was connected to"
+    busiest = max(external.busiest for external in holding.external)
+    return f"{ports:,} external ports for {connections:,} connections, the busiest of them for {busiest:,}"
+
+
+def why_ended(holding: Holding) -> str:
+    """Return why there are not more connections, and what to do about it."""
+    if holding.opened >= holding.wanted:
+        return f"as many as were asked for ({holding.wanted:,})"
+    last = _telling(holding)
+    if last is None:
+        return f"there is one connection to each of the {holding.destinations:,} destinations: {_MORE}"
+    seen = (
+        f"{last.stage} failed {_times(last.count)} ({last.error}), first at {last.held:,} held, towards {last.remote}"
+    )
+    return f"{seen}: {_reason(holding, last)}"
+
+
+def _telling(holding: Holding) -> Failure | None:
+    """Return the failure that ended it: the host's own if it is final, else the most frequent one."""
+    failures = [failure for failure in holding.failures if failure.stage is not Stage.PROOF]
+    return max(failures, key=lambda failure: (failure.stage.final, failure.count), default=None)
+
+
+def _reason(holding: Holding, failure: Failure) -> str:
+    if failure.error in _NO_MEMORY:
+        return "this host has no memory left for sockets"
+    if advice := _ADVICE.get((failure.stage, failure.error)):
+        return advice
+    if failure.error in (CLOSED, "ECONNRESET") and holding.room is not None and holding.opened >= holding.room:
+        return f"the reflectors have room for {holding.room:,} connections and no more"
+    if failure.error in (SILENCE, CLOSED, "ETIMEDOUT", "ECONNRESET"):
+        return _limit_on_the_way(holding)
+    return "the network's doing, or the server's"
+
+
+def _limit_on_the_way(holding: Holding) -> str:
+    if not holding.alive:
+        return "nothing is left of those that were open either: the path is down, or something on it was reset"
+    if holding.alive < holding.opened:
+        return (
+            f"and only {holding.alive:,} of {holding.opened:,} that were open lived on: the path itself is in trouble"
+        )
+    lived = f"while all {holding.opened:,} that were open lived on"
+    if holding.translated and holding.opened > 1 and holding.external_ports == holding.opened:
+        return (
+            f"no more get through, {lived}, each with an external port of its own: the NAT shares no port between "
+            f"destinations, and has no other than these {holding.opened:,} for this host"
+        )
+    return f"no more get through, {lived}: a limit on the way, of connections or of the memory for them"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count:,} times"

@@ -1,0 +1,168 @@
+"""A holding from its beginning to its end: ask the servers for their destinations, open, prove, tell."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from natprobe.conversation import Conversation
+from natprobe.descriptors import raise_file_limit
+from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
+from natprobe.errors import CannotRun, MalformedMessage, NameNotFound, NoServerAnswered
+from natprobe.extensions import Destinations, Extension, cookie_attribute, filler_attribute, read_destinations
+from natprobe.observation import Purpose
+from natprobe.reuse.facts import Holding, external, steps
+from natprobe.reuse.holder import Holder
+from natprobe.reuse.methods import choose
+from natprobe.server import Kind, Server, describe
+from natprobe.sockets import HostNetwork
+
+BOUND = 64
+"""Connections that anybody's server may be asked for. More are for reflectors of one's own."""
+PACE = 1000.0
+"""Connections begun in a second."""
+_PACE_ELSEWHERE = 10.0  # RFC 5780 §5: new transactions that a server has to bear in a second
+_STUN_PORT = 3478
+_SPARE_DESCRIPTORS = 64
+
+Progress = Callable[[str, int, int], None]
+"""Is told what is being done, and how many of how many it is done for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """What the servers have to connect to: endpoints, and how many connections they bear (None: they do not say)."""
+
+    endpoints: tuple[Endpoint, ...]
+    room: int | None
+    own: bool
+    """Whether all of it is natprobe's reflectors'."""
+
+
+async def hold(
+    servers: Sequence[str],
+    *,
+    connections: int = BOUND,
+    source: str | None = None,
+    port: int = 0,
+    pace: float = PACE,
+    on_progress: Progress = lambda *_: None,
+    before_proof: Callable[[], Awaitable[None]] | None = None,
+) -> Holding:
+    """Hold so many connections from one local port, as far as there are destinations, and return what it showed.
+
+    ``servers`` are ``host``, ``host:port`` or ``[v6]:port``; ``source`` and ``port`` are the local endpoint (0: any
+    port), ``pace`` is how many connections are begun in a second. ``before_proof`` is awaited when all are open and
+    none has been proven alive yet. Cancelling resets every connection.
+
+    Raises CannotRun where nothing can be connected to, or where more than BOUND connections are asked of a server that
+    is no reflector; ValueError for a malformed server or source, or a number of connections that is none.
+    """
+    if connections < 1:
+        raise ValueError(f"{connections} is no number of connections")
+    doors, address = await _knock(servers, source)
+    if connections > BOUND and not doors.own:
+        raise CannotRun(f"more than {BOUND} connections are for natprobe's reflectors alone: `natprobe reflect` is one")
+    raise_file_limit(connections + _SPARE_DESCRIPTORS)
+    method, local = choose(Endpoint(address, port))
+    loop = asyncio.get_running_loop()
+    async with Holder(local, method, pace if doors.own else _PACE_ELSEWHERE) as holder:
+        # Not to itself: that connects (RFC 9293 §3.5, simultaneous open), and proves nothing.
+        there = [endpoint for endpoint in doors.endpoints if endpoint != local]
+        began, wanted = loop.time(), there[:connections]
+        await holder.open(wanted, lambda held: on_progress("open", held, len(wanted)))
+        opened = loop.time()
+        if before_proof is not None:
+            await before_proof()
+        proving = loop.time()
+        await holder.prove(lambda alive: on_progress("alive", alive, len(holder.opened)))
+        return Holding(
+            local=local,
+            method=method,
+            wanted=connections,
+            destinations=len(there),
+            opened=len(holder.opened),
+            alive=holder.alive,
+            opening_s=opened - began,
+            proof_s=loop.time() - proving,
+            counted=holder.counted,
+            room=doors.room,
+            steps=steps(holder.opened),
+            failures=holder.failures,
+            external=external(holder.mappings),
+        )
+
+
+async def _knock(servers: Sequence[str], source: str | None) -> tuple[Doors, Address]:
+    """Ask every server what there is to connect to; return that, and the local address to do it from.
+
+    Each address is asked itself: what a server says of another one must not send thousands of connections there.
+    """
+    if not servers:
+        raise ValueError("no server was named")
+    network = HostNetwork()
+    versions = (parse_address(source).version,) if source else (4, 6)
+    contacted = [await _endpoint(network, server, versions) for server in servers]
+    contacted = [endpoint for endpoint in dict.fromkeys(contacted) if endpoint.version == contacted[0].version]
+    address = parse_address(source) if source else await network.source_for(contacted[0])
+    greet = partial(_greet, network, Endpoint(address, 0))
+    found = await asyncio.gather(*map(greet, contacted))
+    if failure := next((told for told in found if isinstance(told, NoServerAnswered)), None):
+        raise failure
+    told = [one for one in found if not isinstance(one, NoServerAnswered)]
+    known = {endpoint.address for endpoint in contacted}
+    others = {other.address: other for one in told for other in one.server.listens if other.address not in known}
+    more = await asyncio.gather(*map(greet, others.values()))
+    return _doors([*told, *(one for one in more if not isinstance(one, NoServerAnswered))]), address
+
+
+async def _endpoint(network: HostNetwork, server: str, versions: Sequence[int]) -> Endpoint:
+    host, port = split_host_port(server)
+    with suppress(ValueError):
+        return Endpoint(parse_address(host), port or _STUN_PORT)
+    for version in versions:
+        with suppress(NameNotFound):
+            return Endpoint((await network.resolve(host, version))[0], port or _STUN_PORT)
+    raise NameNotFound(f"no address found for {host}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """What a server says of itself."""
+
+    server: Server
+    instance: str | None
+    destinations: Destinations | None
+
+
+async def _greet(network: HostNetwork, local: Endpoint, server: Endpoint) -> _Told | NoServerAnswered:
+    conversation = await Conversation.open(network, network.now(), local, server)
+    try:
+        hello = await conversation.ask(Purpose.HELLO, cookie_attribute(), filler_attribute(384))
+    finally:
+        conversation.close()
+    if not hello.answered:
+        return NoServerAnswered(f"{server} did not answer over TCP ({hello.detail or hello.outcome})")
+    value = conversation.reply.value(Extension.DESTINATIONS) if conversation.reply else None
+    destinations = None
+    with suppress(MalformedMessage):
+        destinations = read_destinations(value) if value else None
+    return _Told(describe(hello), hello.instance, destinations)
+
+
+def _doors(told: Sequence[_Told]) -> Doors:
+    """Return what there is to connect to, of one address and the next in turn, so that none bears more than others."""
+    columns: dict[Address, dict[Endpoint, None]] = {}
+    for one in told:
+        own = one.server.contacted
+        column = columns.setdefault(own.address, {})
+        column |= dict.fromkeys(listening for listening in one.server.listens if listening.address == own.address)
+        column |= dict.fromkeys(map(own.with_port, one.destinations.ports if one.destinations else ()))
+    rows = itertools.zip_longest(*columns.values())
+    endpoints = tuple(endpoint for row in rows for endpoint in row if endpoint is not None)
+    rooms = {one.instance: one.destinations.most for one in told if one.destinations}
+    return Doors(endpoints, sum(rooms.values()) if rooms else None, all(o.server.kind is Kind.NATPROBE for o in told))

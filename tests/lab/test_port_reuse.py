@@ -1,0 +1,112 @@
+"""Port reuse on the kernel's own NATs: told with a second address, by two hosts together, and by drawing.
+
+As many rounds as tests/lab/test_classify.py makes; where many flows are drawn the namespaces alone do, for a kernel is
+the same in a container.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+
+from natprobe.behaviour import PortReuse
+from natprobe.lab.backend import Lab
+from natprobe.lab.policy import PRESETS, parse_policy
+
+from .test_classify import ROUNDS, SERVER
+
+pytestmark = [pytest.mark.lab, pytest.mark.slow]
+
+TELL = """
+import asyncio, json, sys, natprobe
+for _ in range(int(sys.argv[1])):
+    report = asyncio.run(natprobe.classify([sys.argv[2]], versions=[4], **json.loads(sys.argv[3])))
+    verdicts = {name: profile.port_reuse for name, profile in (("udp", report.ipv4.udp), ("tcp", report.ipv4.tcp))}
+    print(json.dumps({name: [verdict.value, verdict.reason] for name, verdict in verdicts.items()}), flush=True)
+"""
+SECOND = "10.64.1.20"
+KEEPING = parse_policy('{"port_assignment": "preserving", "port_reuse": "per-protocol"}')
+DRAWING = parse_policy('{"port_assignment": "random", "port_reuse": "exclusive"}')
+
+Told = list[dict[str, tuple[str | None, str]]]
+
+
+def command(rounds: int, **options: object) -> list[str]:
+    return ["python", "-c", TELL, str(rounds), SERVER, json.dumps(options)]
+
+
+def tell(lab: Lab, rounds: int = ROUNDS, **options: object) -> Told:
+    """Return what each run of a client says of port reuse, and why."""
+    ended = lab.run("home-1", command(rounds, **options), timeout=60 + 10 * rounds)
+    assert ended.returncode == 0, ended.stderr
+    return read(ended.stdout, rounds)
+
+
+def read(output: str, rounds: int) -> Told:
+    told = [json.loads(line) for line in output.splitlines()]
+    assert len(told) == rounds
+    return told
+
+
+def wrong(told: Told, right: PortReuse, *, only: Sequence[str] = ("udp", "tcp")) -> list[Any]:
+    return [verdicts for verdicts in told if any(verdicts[protocol][0] != right for protocol in only)]
+
+
+def test_masquerading_shares_ports_between_destinations(lab: Lab) -> None:
+    lab.apply("home", PRESETS["linux-masquerade"])
+    assert wrong(tell(lab, second_source=SECOND), PortReuse.PER_DESTINATION) == []
+
+
+def test_a_table_that_gives_each_port_once_is_told_from_it(lab: Lab) -> None:
+    lab.apply("home", KEEPING)
+    assert wrong(tell(lab, second_source=SECOND), PortReuse.PER_PROTOCOL) == []
+
+
+@pytest.mark.parametrize(
+    ("policy", "right"), [(PRESETS["linux-masquerade"], PortReuse.PER_DESTINATION), (KEEPING, PortReuse.PER_PROTOCOL)]
+)
+def test_two_hosts_tell_it_together(lab: Lab, policy: Any, right: PortReuse) -> None:
+    lab.apply("home", policy)
+    with lab.start("home-2", command(ROUNDS, partner=True)) as partner:
+        mine = tell(lab, partner=True)
+        theirs, _ = partner.communicate(timeout=60)
+    assert wrong([*mine, *read(theirs, ROUNDS)], right) == []
+
+
+@pytest.mark.parametrize("name", ["linux-masquerade", "eim-apdf"])
+def test_where_one_address_cannot_tell_nothing_is_told(lab: Lab, name: str) -> None:
+    lab.apply("home", PRESETS[name])
+    (told,) = tell(lab, 1)
+    assert {value for value, _ in told.values()} == {None}
+
+
+@pytest.fixture
+def drawing(lab: Lab, backend: str) -> Callable[..., Told]:
+    """What is drawn, time after time where it costs least."""
+    return lambda **options: tell(lab, ROUNDS if backend == "namespaces" else 1, **options)
+
+
+def test_random_ports_are_found_to_be_shared_when_enough_are_drawn(lab: Lab, drawing: Callable[..., Told]) -> None:
+    """Of 1,600 flows over four destinations none to two ports of one address meet once in 140 runs."""
+    lab.apply("home", PRESETS["linux-fully-random"])
+    told = drawing(tier=2, protocols=["udp"])
+    assert [verdicts for verdicts in told if verdicts["udp"][0] not in (PortReuse.PER_DESTINATION, None)] == []
+    assert len(wrong(told, PortReuse.PER_DESTINATION, only=["udp"])) <= len(told) // 10
+
+
+def test_random_ports_that_are_given_once_are_found_to_be(lab: Lab, drawing: Callable[..., Told]) -> None:
+    lab.apply("home", DRAWING)
+    assert wrong(drawing(tier=2), PortReuse.EXCLUSIVE) == []
+
+
+def test_the_command_line_meets_a_partner(lab: Lab) -> None:
+    lab.apply("home", PRESETS["linux-masquerade"])
+    asking = ["natprobe", "classify", "-4", "-s", SERVER, "--partner", "--json"]
+    with lab.start("home-2", asking) as partner:
+        ended = lab.run("home-1", asking, timeout=60)
+        partner.communicate(timeout=60)
+    assert ended.returncode == partner.returncode == 0
+    assert json.loads(ended.stdout)["ipv4"]["udp"]["port_reuse"]["value"] == PortReuse.PER_DESTINATION
