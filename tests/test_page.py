@@ -118,6 +118,9 @@ def test_what_a_stranger_sees_is_observed_after_it_has_knocked(name: str, moved:
     facts = Visit(PRESETS[name]).run().observations
     asked = [fact for fact in facts if isinstance(fact, Exchange) and fact.purpose is Purpose.REMAP]
     knocks = [fact for fact in facts if isinstance(fact, Volley) and fact.purpose is Purpose.REMAP]
+    remap = profile(Visit(PRESETS[name]).run()).unsolicited_remap
+    assert remap
+    assert (remap.value, remap.certainty) == (moved, Certainty.CONFIRMED)
     locals_ = list(dict.fromkeys(exchange.local for exchange in asked))
     assert len(locals_) == 2
     for local in locals_:
@@ -152,6 +155,17 @@ def test_nobody_waits_who_did_not_ask_for_it() -> None:
     report = Visit(PRESETS["eim-apdf"]).run()
     assert profile(report).lifetime is None
     assert report.duration_s < 3
+
+
+@pytest.mark.parametrize(
+    ("name", "assignment"),
+    [("eim-apdf", "sequential"), ("apdm-apdf", "sequential"), ("linux-masquerade", "preserving"),
+     ("none", "preserving"), ("linux-fully-random", "random")],
+)  # fmt: skip
+def test_which_ports_are_given(name: str, assignment: str) -> None:
+    found = profile(Visit(PRESETS[name]).run()).port_assignment
+    assert found
+    assert found.value == assignment
 
 
 # --- safety -----------------------------------------------------------------------------------------------------------

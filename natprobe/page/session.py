@@ -23,7 +23,7 @@ from natprobe.page.ice import Credentials
 from natprobe.page.lifetime import LONGEST as LONGEST_LIFETIME
 from natprobe.page.lifetime import Lifetime
 from natprobe.page.peer import HIDDEN, Outbox, Peer, Seen
-from natprobe.page.trials import Mapped, Streams, Trial
+from natprobe.page.trials import Mapped, Ports, Streams, Trial
 from natprobe.page.volleys import Filtering, Remap
 from natprobe.reflector.layout import Layout
 from natprobe.report import Report, Vantage
@@ -36,7 +36,8 @@ LONGEST = 15.0
 
 _PROGRESS = (
     ("Who is let in?", 0.2),
-    ("What do others see of this browser?", 0.7),
+    ("What do others see of this browser?", 0.6),
+    ("Which ports is it given?", 0.9),
     ("Waiting for the router to forget. Leave this page open for two minutes.", None),
 )
 """What is tested in each stage, and how much has been done by then, if that can be said."""
@@ -94,7 +95,10 @@ class Session:
         remaps = [Remap(self._peer(f"remap {number}"), layout) for number in range(Remap.TRIES)]
         hairpin = Hairpin(self._peer("hairpin one"), self._peer("hairpin other"), self._contacted)
         self._streams = Streams(self._peer("streams"), streams)
-        self._stages: list[list[Trial]] = [[self._filtering], [self._mapping, *remaps, hairpin, self._streams]]
+        ports = Ports([self._peer(f"port {number}") for number in range(Ports.NUMBER)], self._contacted)
+        # Of ports that are given out in turn the others would take some.
+        together = [self._mapping, *remaps, hairpin, self._streams]
+        self._stages: list[list[Trial]] = [[self._filtering], together, [ports]]
         if waits:
             silent = [self._peer(f"silent {number}") for number in range(len(waits))]
             self._stages.append([Lifetime(self._peer("in use"), silent, waits, self._filtering)])

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Address, Endpoint
-from natprobe.observation import Exchange, Observation, Outcome, Purpose, Recognition
+from natprobe.observation import Draws, Exchange, Flow, Observation, Outcome, Purpose, Recognition
 from natprobe.page.ice import candidate
 from natprobe.page.peer import HIDDEN, Asked, Peer, Seen
 
@@ -162,6 +162,35 @@ class Mapped(Trial):
                 yield glimpse(Purpose.MAPPING, local, [seen for seen in checks if seen.source == source], self)
         if self._recognition:
             yield Recognition(local, *self._recognition)
+
+
+class Ports(Trial):
+    """Which external ports fresh sockets are given, one after the other, towards one endpoint."""
+
+    NUMBER = 8
+
+    def __init__(self, peers: Sequence[Peer], contacted: Endpoint) -> None:
+        super().__init__(*peers)
+        self._contacted = contacted
+        self._seen: dict[str, Seen] = {}
+
+    def begin(self, now: float) -> None:
+        super().begin(now)
+        for peer in self.peers:
+            peer.invite([candidate(self._contacted, 1)])
+
+    def seen(self, peer: Peer, seen: Seen) -> None:
+        if seen.socket == self._contacted:
+            self._seen.setdefault(peer.name, seen)
+        if len(self._seen) == len(self.peers):
+            self.end(seen.at)
+
+    def facts(self, own: Address | None) -> Iterable[Observation]:
+        locals_ = {peer.name: local_of(peer, own) for peer in self.peers}
+        came = [(locals_[name], seen.source) for name, seen in self._seen.items()]
+        flows = tuple(Flow(local, self._contacted, source) for local, source in came if local.port)
+        if flows:
+            yield Draws(Protocol.UDP, self.began, self.ended - self.began, len(self.peers), flows)
 
 
 class Streams(Trial):
