@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -15,7 +15,7 @@ from natprobe.views.drawing import drawing
 from natprobe.views.evidence import cited
 from natprobe.views.printable import printable
 from natprobe.views.summary import summary
-from natprobe.views.wording import blocks, heading, ranges
+from natprobe.views.wording import Row, blocks, heading, ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def render(report: Report) -> tuple[str, str]:
         answer=told,
         summary=summary(report),
         heading=heading(report),
-        blocks=blocks(report),
+        blocks=[replace(block, rows=tuple(filter(_is_of_a_page, block.rows))) for block in blocks(report)],
         drawing=drawing(report, version, profile),
         streams=_streams(report),
         patience=bool(profile.reachable.value) and profile.lifetime is None,
@@ -100,6 +100,11 @@ def render(report: Report) -> tuple[str, str]:
         version=report.version,
     )
     return told.headline, fragment
+
+
+def _is_of_a_page(row: Row) -> bool:
+    """Return whether a page can do anything about a verdict that is not determined: it has no second address."""
+    return row.determined or row.name != "port reuse"
 
 
 def _streams(report: Report) -> str:
