@@ -70,7 +70,14 @@ class Visit:
     """
 
     def __init__(
-        self, policy: NatPolicy, *, loss: float = 0.0, seed: int = 1, hides: bool = True, waits: Sequence[float] = ()
+        self,
+        policy: NatPolicy,
+        *,
+        loss: float = 0.0,
+        seed: int = 1,
+        hides: bool = True,
+        waits: Sequence[float] = (),
+        layout: Layout = LAYOUT,
     ) -> None:
         self.now = 0.0
         self.to_network: list[Packet] = []
@@ -82,7 +89,7 @@ class Visit:
         self._order = itertools.count()
         source = Endpoint(EXTERNAL if policy.translated else HOME, 40404)
         visitor = Visitor("a browser of the tests", source, Endpoint(ADDRESSES[0], 8080), datetime.now(UTC))
-        self.session = Session(LAYOUT, STREAMS, visitor, waits)
+        self.session = Session(layout, STREAMS, visitor, waits)
 
     def run(self) -> Report:
         """Run to the end."""

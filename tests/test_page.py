@@ -19,6 +19,7 @@ from natprobe.observation import Exchange, Outcome, Purpose, Volley
 from natprobe.page import ice
 from natprobe.page.ice import Credentials
 from natprobe.page.session import MOST_PACKETS
+from natprobe.reflector.layout import Layout
 from natprobe.report import Report
 
 LOST_TO_LOSS = 30
@@ -40,6 +41,22 @@ def found(report: Report, policy: NatPolicy) -> dict[str, object]:
 @pytest.mark.parametrize("name", PRESETS)
 def test_the_page_gives_the_policy_back(name: str) -> None:
     assert found(Visit(PRESETS[name]).run(), PRESETS[name]) == expected(PRESETS[name])[Protocol.UDP]
+
+
+@pytest.mark.parametrize("name", ["none", "eim-adf", "eim-apdf", "apdm-apdf", "linux-masquerade"])
+def test_two_addresses_do_as_well(name: str) -> None:
+    two = Layout(LAYOUT.addresses[:2], LAYOUT.ports, LAYOUT.quiet_ports[:2])
+    wanted = expected(PRESETS[name])[Protocol.UDP]
+    assert found(Visit(PRESETS[name], layout=two).run(), PRESETS[name]) == wanted
+
+
+def test_one_address_cannot_tell_everything_and_says_so() -> None:
+    one = Layout(LAYOUT.addresses[:1], LAYOUT.ports, LAYOUT.quiet_ports[:1])
+    udp = profile(Visit(PRESETS["eim-apdf"], layout=one).run())
+    assert udp.reachable.value is True
+    for verdict in (udp.mapping, udp.filtering, udp.unsolicited_remap):
+        assert verdict
+        assert not verdict.determined
 
 
 @pytest.mark.slow

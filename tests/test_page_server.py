@@ -132,6 +132,21 @@ async def test_a_stream_that_sends_nothing_of_a_visit_is_closed() -> None:
             await writer.wait_closed()
 
 
+async def test_ipv6_is_served_as_well() -> None:
+    async with Page(["::1"], 0) as page, aiohttp.ClientSession() as client:
+        assert page.url.startswith("http://[::1]:")
+        async with client.get(page.url) as answer:
+            assert answer.status == 200
+        async with visiting(page, client) as visit:
+            theirs = await offered(visit)
+            with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as browser:
+                browser.setblocking(False)
+                browser.bind(("::1", 0))
+                await asyncio.get_running_loop().sock_sendto(browser, check(theirs), ("::1", ICE_PORTS[0]))
+                data = await asyncio.get_running_loop().sock_recv(browser, 1500)
+            assert stun.parse_message(data).check_message_integrity(PASSWORD.encode())
+
+
 async def test_a_port_in_use_is_named() -> None:
     with socket.create_server((ADDRESSES[0], 0)) as taken:
         port = taken.getsockname()[1]
