@@ -132,6 +132,16 @@ async def test_a_stream_that_sends_nothing_of_a_visit_is_closed() -> None:
             await writer.wait_closed()
 
 
+async def test_streams_end_with_the_server() -> None:
+    async with serving():
+        reader, writer = await asyncio.open_connection(ADDRESSES[0], ICE_PORTS[0])
+        writer.write(b"\0")
+    async with asyncio.timeout(2.0):
+        assert await reader.read() == b""
+    writer.close()
+    await writer.wait_closed()
+
+
 async def test_ipv6_is_served_as_well() -> None:
     async with Page(["::1"], 0) as page, aiohttp.ClientSession() as client:
         assert page.url.startswith("http://[::1]:")

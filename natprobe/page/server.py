@@ -65,7 +65,7 @@ class Page:
         self._http = Endpoint(own[0], port)
         self._visits: set[_Visit] = set()
         self._frequency = Buckets(RATE, secrets.token_bytes(32))
-        self._connections = asyncio.Semaphore(_MOST_STREAMS)
+        self._writers: set[asyncio.StreamWriter] = set()
 
     @property
     def url(self) -> str:
@@ -75,6 +75,7 @@ class Page:
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             self._sockets: dict[Endpoint, asyncio.DatagramTransport] = {}
+            stack.callback(self._close_streams)
             await self._bind(stack)
             self._streams = [Endpoint(self._http.address, port) for port in ICE_PORTS]
             for local in self._streams:
@@ -128,15 +129,24 @@ class Page:
 
     async def _serve_stream(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Take the first check on a connection; whoever sends none, or too slowly, is not waited for."""
-        socket, source = (Endpoint.of(*writer.get_extra_info(name)[:2]) for name in ("sockname", "peername"))
-        with contextlib.suppress(OSError, EOFError, TimeoutError):
-            async with asyncio.timeout(5.0 if not self._connections.locked() else 0.0), self._connections:
-                (size,) = _FRAME.unpack(await reader.readexactly(_FRAME.size))
-                if size <= _LARGEST_FRAME and self._arrived(
-                    await reader.readexactly(size), socket, source, stream=True
-                ):
-                    await reader.read(1)  # the page ends it, or sends it again
+        self._writers.add(writer)
+        if len(self._writers) <= _MOST_STREAMS:
+            with contextlib.suppress(OSError, EOFError, TimeoutError):
+                async with asyncio.timeout(5.0):
+                    await self._take_check(reader, writer)
+        self._writers.discard(writer)
         writer.close()
+
+    async def _take_check(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        socket, source = (Endpoint.of(*writer.get_extra_info(name)[:2]) for name in ("sockname", "peername"))
+        (size,) = _FRAME.unpack(await reader.readexactly(_FRAME.size))
+        if size <= _LARGEST_FRAME and self._arrived(await reader.readexactly(size), socket, source, stream=True):
+            while await reader.read(_LARGEST_FRAME):
+                pass  # the same again, until the page ends it
+
+    def _close_streams(self) -> None:
+        for writer in self._writers:
+            writer.close()
 
     def _send(self, outgoing: Outgoing) -> None:
         self._sockets[outgoing.source].sendto(outgoing.data, outgoing.target.sockaddr)
