@@ -153,8 +153,7 @@ class Visit:
 
     def _obey(self, message: dict[str, Any]) -> None:
         if "open" in message:
-            for name in message["open"]:
-                self._open(name)
+            self.say(type="offers", offers=[self._open(name) for name in message["open"]])
         elif "answer" in message:
             agent = self._agents[message["answer"]]
             agent.theirs = message["ufrag"], message["password"]
@@ -167,10 +166,10 @@ class Visit:
         elif "close" in message:
             self._agents[message["close"]].closed = True
 
-    def _open(self, name: str) -> None:
+    def _open(self, name: str) -> dict[str, Any]:
         agent = self._agents[name] = Agent(name, Endpoint(HOME, 50_000 + len(self._agents)))
         hosts = [(None if self._hides else str(HOME), agent.local.port)]
-        self.say(type="offer", name=name, ufrag=agent.ufrag, password=agent.password, hosts=hosts)
+        return {"name": name, "ufrag": agent.ufrag, "password": agent.password, "hosts": hosts}
 
     def _try(self, agent: Agent, candidates: Iterable[str]) -> None:
         for candidate in candidates:

@@ -224,10 +224,10 @@ def test_nobody_gets_more_than_one_packet_for_one_before_having_answered() -> No
         b"",
         b"{}",
         b"[]",
-        b'{"type":"offer","name":"filtering","ufrag":"a","password":"b","hosts":[]}',
-        b'{"type":"offer","name":"nobody","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}',
-        b'{"type":"offer","name":"filtering","ufrag":"abcd","password":"0123456789012345678901","hosts":[["x",1]]}',
-        b'{"type":"offer","name":"filtering","ufrag":"abcd","password":"0123456789012345678901","hosts":[[null,-1]]}',
+        b'{"type":"offers","offers":[{"name":"filtering","ufrag":"a","password":"b","hosts":[]}]}',
+        b'{"type":"offers","offers":[{"name":"nobody","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}]}',
+        b'{"type":"offers","offers":[{"name":"filtering","ufrag":"abcd","password":"0123456789012345678901","hosts":[["x",1]]}]}',
+        b'{"type":"offers","offers":[{"name":"filtering","ufrag":"abcd","password":"0123456789012345678901","hosts":[[null,-1]]}]}',
         b'{"type":"counted","name":"filtering","sent":"many"}',
         b"\xff\xfe",
     ],
@@ -239,7 +239,9 @@ def test_a_message_that_makes_no_sense_is_a_value_error(text: bytes) -> None:
 
 def test_an_offer_is_made_once() -> None:
     session = Visit(PRESETS["none"]).session
-    offer = b'{"type":"offer","name":"mapping","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}'
+    offer = (
+        b'{"type":"offers","offers":[{"name":"mapping","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}]}'
+    )
     session.heard(offer, 0.0)
     with pytest.raises(ValueError, match="once"):
         session.heard(offer, 0.0)
@@ -285,7 +287,9 @@ def test_a_check_has_all_that_it_must_have(missing: str) -> None:
 
 def test_a_page_that_floods_is_not_listened_to_for_ever() -> None:
     visit = Visit(PRESETS["none"])
-    message = b'{"type":"offer","name":"%s","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}'
+    message = (
+        b'{"type":"offers","offers":[{"name":"%s","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}]}'
+    )
     for name in visit.session.outbox.messages[0]["open"]:
         visit.session.heard(message % name.encode(), 0.0)
     answer = next(told for told in visit.session.outbox.messages if "answer" in told)

@@ -81,8 +81,10 @@ async def test_a_page_without_peer_connections_is_told(monkeypatch: pytest.Monke
 
 async def offered(visit: aiohttp.ClientWebSocketResponse) -> dict[str, str]:
     """Offer all peer connections that the page is asked for, and return the credentials to test filtering with."""
-    for name in (await visit.receive_json())["open"]:
-        await visit.send_json({"type": "offer", "name": name, "ufrag": UFRAG, "password": PASSWORD, "hosts": []})
+    own = {"ufrag": UFRAG, "password": PASSWORD, "hosts": []}
+    await visit.send_json(
+        {"type": "offers", "offers": [own | {"name": n} for n in (await visit.receive_json())["open"]]}
+    )
     while "answer" not in (message := await visit.receive_json()):
         assert "progress" in message
     return dict(message)

@@ -1,6 +1,6 @@
 """The page's server: HTTP for the page and its WebSocket, sockets for ICE over UDP and over TCP.
 
-Nothing is kept: a visit lives as long as its WebSocket, half a minute at most, or four with the lifetimes.
+Nothing is kept: a visit lives as long as its WebSocket, a minute at most, or four with the lifetimes.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MOST_VISITS = 64
 """At once."""
 RATE = Rate(1.0, 30.0)
 """Visits from one network (/24, /56)."""
-_LONGEST = 30.0
+_LONGEST = 60.0
 _MOST_STREAMS = 256
 _FRAME = struct.Struct("!H")  # RFC 4571 §2
 _LARGEST_FRAME = 1500

@@ -31,8 +31,8 @@ from natprobe.version import VERSION
 
 MOST_PACKETS = 5_000
 """Datagrams to a page in all, and from it; a visit over a good path takes 250, one with lifetimes 2,000."""
-LONGEST = 15.0
-"""Seconds."""
+LONGEST = 30.0
+"""Seconds; what takes so long is the page's TCP, on a path that loses packets."""
 
 _PROGRESS = (
     ("Who is let in?", 0.2),
@@ -43,13 +43,19 @@ _PROGRESS = (
 """What is tested in each stage, and how much has been done by then, if that can be said."""
 
 
-class Offer(msgspec.Struct, tag="offer", forbid_unknown_fields=True):
+class Offer(msgspec.Struct, forbid_unknown_fields=True):
     """A peer connection is there: its credentials, and its own candidates (address None where the browser hides it)."""
 
     name: str
     ufrag: str
     password: str
     hosts: list[tuple[str | None, int]]
+
+
+class Offers(msgspec.Struct, tag="offers", forbid_unknown_fields=True):
+    """All peer connections at once: on a path that loses packets each message of its own takes its time over TCP."""
+
+    offers: list[Offer]
 
 
 class Connected(msgspec.Struct, tag="connected", forbid_unknown_fields=True):
@@ -67,7 +73,7 @@ class Counted(msgspec.Struct, tag="counted", forbid_unknown_fields=True):
     sent: list[tuple[str, int, int]]
 
 
-Message = Offer | Connected | Counted
+Message = Offers | Connected | Counted
 _DECODER = msgspec.json.Decoder(Message)
 
 
@@ -117,20 +123,26 @@ class Session:
     def heard(self, text: str | bytes, now: float) -> None:
         """Take a message of the page. Raises ValueError for one that makes no sense."""
         message: Message = _DECODER.decode(text)
-        if message.name not in self._peers:
-            raise ValueError("no such peer connection")
-        trial, peer = self._peers[message.name]
-        if isinstance(message, Offer):
-            self._offered(peer, message)
-        elif trial not in self._under_way:
-            return
-        elif isinstance(message, Connected):
-            remote = Endpoint.of(*message.remote) if message.remote else None
-            trial.connected(peer, message.local, remote, now)
-        else:
-            sent = {Endpoint.of(address, port): max(0, number) for address, port, number in message.sent}
-            trial.counted(peer, sent, now)
+        match message:
+            case Offers(offers):
+                for offer in offers:
+                    self._offered(self._named(offer.name)[1], offer)
+            case Connected(name, local, remote):
+                trial, peer = self._named(name)
+                found = Endpoint.of(*remote) if remote else None
+                if trial in self._under_way:
+                    trial.connected(peer, local, found, now)
+            case Counted(name, counts):
+                trial, peer = self._named(name)
+                sent = {Endpoint.of(address, port): max(0, number) for address, port, number in counts}
+                if trial in self._under_way:
+                    trial.counted(peer, sent, now)
         self._go_on(now)
+
+    def _named(self, name: str) -> tuple[Trial, Peer]:
+        if name not in self._peers:
+            raise ValueError("no such peer connection")
+        return self._peers[name]
 
     def _offered(self, peer: Peer, offer: Offer) -> None:
         if peer.theirs:

@@ -27,7 +27,7 @@ _FLAGS = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-_PATIENCE_MS = 30_000
+_PATIENCE_MS = 90_000
 
 
 @dataclass(frozen=True, slots=True)

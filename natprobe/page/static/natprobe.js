@@ -18,7 +18,7 @@ async function open(name) {
   pc.addEventListener("iceconnectionstatechange", () => connected(name, pc));
   await pc.setLocalDescription();
   const sdp = pc.localDescription.sdp;
-  say({ type: "offer", name, ufrag: field(sdp, "ice-ufrag"), password: field(sdp, "ice-pwd"), hosts: await hosts });
+  return { name, ufrag: field(sdp, "ice-ufrag"), password: field(sdp, "ice-pwd"), hosts: await hosts };
 }
 
 function field(sdp, name) {
@@ -96,7 +96,7 @@ function say(message) {
 }
 
 async function obey(message) {
-  if (message.open) await Promise.all(message.open.map(open));
+  if (message.open) say({ type: "offers", offers: await Promise.all(message.open.map(open)) });
   else if (message.answer) await answer(message);
   else if (message.candidates) await add(message);
   else if (message.count) await count(message.count);
