@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -218,16 +219,23 @@ def test_nobody_gets_more_than_one_packet_for_one_before_having_answered() -> No
     assert not profile(report).filtering.determined
 
 
+def offer(name: str, **changed: object) -> bytes:
+    """Return a page's message that offers a peer connection."""
+    own = {"name": name, "ufrag": "abcd", "password": "0123456789012345678901", "hosts": []}
+    return json.dumps({"type": "offers", "offers": [own | changed]}).encode()
+
+
 @pytest.mark.parametrize(
     "text",
     [
         b"",
         b"{}",
         b"[]",
-        b'{"type":"offers","offers":[{"name":"filtering","ufrag":"a","password":"b","hosts":[]}]}',
-        b'{"type":"offers","offers":[{"name":"nobody","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}]}',
-        b'{"type":"offers","offers":[{"name":"filtering","ufrag":"abcd","password":"0123456789012345678901","hosts":[["x",1]]}]}',
-        b'{"type":"offers","offers":[{"name":"filtering","ufrag":"abcd","password":"0123456789012345678901","hosts":[[null,-1]]}]}',
+        offer("filtering", ufrag="a"),
+        offer("filtering", password="b"),
+        offer("filtering", hosts=[["x", 1]]),
+        offer("filtering", hosts=[[None, -1]]),
+        offer("nobody"),
         b'{"type":"counted","name":"filtering","sent":"many"}',
         b"\xff\xfe",
     ],
@@ -239,12 +247,9 @@ def test_a_message_that_makes_no_sense_is_a_value_error(text: bytes) -> None:
 
 def test_an_offer_is_made_once() -> None:
     session = Visit(PRESETS["none"]).session
-    offer = (
-        b'{"type":"offers","offers":[{"name":"mapping","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}]}'
-    )
-    session.heard(offer, 0.0)
+    session.heard(offer("mapping"), 0.0)
     with pytest.raises(ValueError, match="once"):
-        session.heard(offer, 0.0)
+        session.heard(offer("mapping"), 0.0)
 
 
 def test_a_page_that_falls_silent_is_given_up() -> None:
@@ -287,11 +292,8 @@ def test_a_check_has_all_that_it_must_have(missing: str) -> None:
 
 def test_a_page_that_floods_is_not_listened_to_for_ever() -> None:
     visit = Visit(PRESETS["none"])
-    message = (
-        b'{"type":"offers","offers":[{"name":"%s","ufrag":"abcd","password":"0123456789012345678901","hosts":[]}]}'
-    )
     for name in visit.session.outbox.messages[0]["open"]:
-        visit.session.heard(message % name.encode(), 0.0)
+        visit.session.heard(offer(name), 0.0)
     answer = next(told for told in visit.session.outbox.messages if "answer" in told)
     theirs = Credentials(answer["ufrag"], answer["password"])
     packet = ice.read(ice.check(b"0" * 12, Credentials("abcd", "0123456789012345678901"), theirs))

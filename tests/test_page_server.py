@@ -82,9 +82,8 @@ async def test_a_page_without_peer_connections_is_told(monkeypatch: pytest.Monke
 async def offered(visit: aiohttp.ClientWebSocketResponse) -> dict[str, str]:
     """Offer all peer connections that the page is asked for, and return the credentials to test filtering with."""
     own = {"ufrag": UFRAG, "password": PASSWORD, "hosts": []}
-    await visit.send_json(
-        {"type": "offers", "offers": [own | {"name": n} for n in (await visit.receive_json())["open"]]}
-    )
+    names = (await visit.receive_json())["open"]
+    await visit.send_json({"type": "offers", "offers": [own | {"name": name} for name in names]})
     while "answer" not in (message := await visit.receive_json()):
         assert "progress" in message
     return dict(message)
