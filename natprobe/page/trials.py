@@ -115,7 +115,7 @@ _RECOGNISED = {"host": True, "prflx": False}
 class Mapped(Trial):
     """What each of several endpoints sees of one socket; and whether the browser knows that for its own address."""
 
-    RECOGNITION = 3.0
+    RECOGNITION = 6.0
     """Seconds to wait for the browser's word on what it was told to be seen as: over TCP, slow on a bad path."""
 
     def __init__(self, peer: Peer, endpoints: Sequence[Endpoint]) -> None:
