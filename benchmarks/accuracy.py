@@ -51,12 +51,15 @@ class Score:
     wrong_runs: list[str] = field(default_factory=list)
     """Each wrong verdict: policy, seed, protocol and key."""
     seconds: list[float] = field(default_factory=list)
+    processor: float = 0.0
+    """Seconds of a processor that the runs took."""
 
     def add(self, other: Score) -> None:
         self.runs += other.runs
         self.verdicts += other.verdicts
         self.wrong_runs += other.wrong_runs
         self.seconds += other.seconds
+        self.processor += other.processor
 
     def share(self, outcome: str, protocol: Protocol) -> float:
         whole = sum(count for (of, _), count in self.verdicts.items() if of is protocol)
@@ -72,8 +75,10 @@ def line(cell: Cell) -> Line:
 def measure(cell: Cell, first: int, runs: int) -> Score:
     """Make so many runs of a cell, from this number on."""
     score = Score()
+    begun = time.process_time()
     for number in range(first, first + runs):
         add_run(score, cell, POLICIES[number % len(POLICIES)], number)
+    score.processor = time.process_time() - begun
     return score
 
 
@@ -147,7 +152,9 @@ def main() -> None:
     lines += [f"* {loss:.0%}, {rt * 1000:.0f} ms: {run}" for (loss, rt), s in scores.items() for run in s.wrong_runs]
     lines.append(f"\n{chosen.runs * len(cells)} classifications of {len(POLICIES)} NATs, seeds 0 to {chosen.runs - 1}")
     print("\n".join(lines))
+    processor = sum(score.processor for score in scores.values()) / sum(score.runs for score in scores.values())
     print(f"in {time.monotonic() - begun:.0f} s with {chosen.processes} processes")
+    print(f"1,000 classifications take {1000 * processor:.1f} s of one core")
     if chosen.markdown:
         chosen.markdown.write_text("\n".join(lines) + "\n")
 

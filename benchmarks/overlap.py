@@ -4,10 +4,12 @@
 
 In the namespace lab, behind one NAT with one external address, as the kernel ships it (``linux-masquerade``): two hosts
 connect from one local port each, both the same, to as many destinations as it takes; each connection is proven alive by
-an exchange after the last one of all was opened. Then the same from behind a NAT that shares no port, where it ends at
-the pool. 131,072 connections, twice the number of ports that there are, take two or three minutes and 3 GB; the
-processes are many because a process may have 20,000 files open here. Nothing leaves the machine, nothing is changed on
-it, and the end, Ctrl-C included, takes everything down.
+an exchange after the last one of all was opened. Then both go to the same destinations, where one port will not do for
+both; and then to as many as before from behind a NAT that shares no port, where it ends at the pool.
+
+131,072 connections, twice the number of ports that there are, take two to five minutes and 2 GB; the processes are many
+because a process may have 20,000 files open here. Nothing leaves the machine, nothing is changed on it, and the end,
+Ctrl-C included, takes everything down.
 """
 
 from __future__ import annotations
@@ -40,6 +42,8 @@ PROCESS = 2 * PORTS
 ADDRESSES = ("198.51.100.10", "198.51.100.11", "198.51.100.12")
 HOSTS = {"home-1": ADDRESSES[:2], "home-2": ADDRESSES[2:]}
 """Which host connects to which addresses: no two connections have the same destination, so that all keep their port."""
+COLLIDING = 300
+"""Destinations to which both hosts connect."""
 LOCAL_PORT = 40_000
 FIRST_PORT, FIRST_DESTINATION = 3500, 10_000
 PACE = 20_000.0
@@ -219,14 +223,26 @@ def summed(holdings: Sequence[tuple[str, dict[str, Any]]]) -> dict[str, Any]:
     }
 
 
-def exclusive(lab: Lab, connections: int) -> dict[str, Any]:
-    """Ask for as many from behind a NAT that shares no port, as far as one process goes, and return what was seen."""
-    lab.apply("home", PRESETS[POLICIES[1]])
-    wanted = min(connections, PORTS)
-    there = list(servers(wanted))
-    say("the same behind a NAT that shares no port")
+def colliding(lab: Lab, there: Sequence[Server]) -> dict[str, dict[str, Any]]:
+    """Have both hosts connect from the same port to the same destinations, one after the other, and return all held."""
+    lab.apply("home", PRESETS[POLICIES[0]])
+    say("two hosts, the same local port, the same destinations")
+    clients = []
     with ExitStack() as stack:
-        serve(lab, stack, there)
+        for host in HOSTS:
+            clients.append(begin(lab, stack, host, there, COLLIDING))
+            clients[-1].hear()
+        for client in clients:
+            client.go_on()
+        return {client.host: client.hear() for client in clients}
+
+
+def exclusive(lab: Lab, there: Sequence[Server]) -> dict[str, Any]:
+    """Ask for a connection to each destination from behind a NAT that shares no port, and return what was seen."""
+    lab.apply("home", PRESETS[POLICIES[1]])
+    wanted = sum(len(server.destinations) for server in there)
+    say("one host behind a NAT that shares no port")
+    with ExitStack() as stack:
         client = begin(lab, stack, "home-1", there, wanted)
         client.hear()
         entries = int(lab.must("home", ["conntrack", "-C"]))
@@ -276,13 +292,21 @@ def main() -> None:
         work(chosen.servers, chosen.work)
         return
     with NamespaceLab() as lab:
-        many, few = shared(lab, chosen.connections), exclusive(lab, chosen.connections)
+        many = shared(lab, chosen.connections)
+        with ExitStack() as stack:
+            there = list(servers(min(chosen.connections, PORTS)))
+            serve(lab, stack, there)
+            both, few = colliding(lab, there), exclusive(lab, there)
     lines = [*table(many, few), "", f"The end behind exclusive ports: {few['ended']}"]
+    lines += [f"To the same destinations {host} is {told['outside']}" for host, told in both.items()]
     lines += [f"Failed: {failure}" for failure in many["failures"]]
-    print(json.dumps({"shared": many, "exclusive": few}) if chosen.json else "\n".join(lines))
+    print(json.dumps({"shared": many, "colliding": both, "exclusive": few}) if chosen.json else "\n".join(lines))
     if chosen.markdown:
         chosen.markdown.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

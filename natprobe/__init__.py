@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from natprobe.inference import Profile
     from natprobe.report import Report
     from natprobe.run import Tier, classify
+    from natprobe.traversal import Prediction, predict
 
 __all__ = [
     "CannotRun",
@@ -23,12 +24,14 @@ __all__ = [
     "Dependence",
     "Endpoint",
     "NatprobeError",
+    "Prediction",
     "Profile",
     "Protocol",
     "Report",
     "Tier",
     "Verdict",
     "classify",
+    "predict",
 ]
 
 # A reflector and a lab do without the client, and Ctrl-C must find a program that listens: nothing is imported early.
@@ -39,6 +42,7 @@ _HOMES = {
     "inference": ("Profile",),
     "report": ("Report",),
     "run": ("Tier", "classify"),
+    "traversal": ("Prediction", "predict"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Self
 
 from natprobe.behaviour import Protocol
@@ -63,6 +64,14 @@ class Conversation:
     @property
     def connected(self) -> bool:
         return self._stream is not None
+
+    async def finish(self, *, by_reset: bool = False) -> None:
+        """End the connection from both ends; one whose other end takes too long is closed, and that is all."""
+        if self._stream:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TCP_PATIENCE):
+                    await (self._stream.reset() if by_reset else self._stream.finish())
+            self._stream.close()
 
     def close(self) -> None:
         if self._stream:

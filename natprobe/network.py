@@ -61,6 +61,15 @@ class Stream(Protocol):
     async def receive(self, size: int) -> bytes:
         """Wait for exactly ``size`` bytes; fewer when the connection has ended."""
 
+    async def finish(self) -> None:
+        """End the connection as TCP does: send no more, and wait until the other end has nothing more to send either.
+
+        Afterwards the same local endpoint can connect to the same remote again, where the system lets it (TIME-WAIT).
+        """
+
+    async def reset(self) -> None:
+        """End the connection by a RST, after which any system lets the two endpoints connect again."""
+
     def close(self) -> None:
         """End the connection. May be called twice."""
 

@@ -29,6 +29,8 @@ class Purpose(StrEnum):
     """Who comes in? Over TCP a request for connections back; what came of each is a ConnectBack."""
     HOLD = "hold"
     """Asked again on a connection while all the others are open."""
+    RECONNECT = "reconnect"
+    """On a connection of a series that follow each other between the same two endpoints, each after the last's end."""
     PROOF = "proof"
     """A change request through an opened filter: shows that the server can answer from elsewhere."""
     CONTROL = "control"

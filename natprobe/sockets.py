@@ -12,10 +12,13 @@ import contextlib
 import errno
 import os
 import socket
+import ssl
 import struct
 import sys
-from collections.abc import Iterator
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 import asyncio_dgram
 from asyncio_dgram.aio import DatagramServer
@@ -23,6 +26,8 @@ from asyncio_dgram.aio import DatagramServer
 from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import AddressBusy, NameNotFound, NoRoute
 from natprobe.network import Datagram, Datagrams, Listener, Rejection, Stream
+
+_T = TypeVar("_T")
 
 # Linux has these; Python 3.11 does not name them.
 _RECVERR = {4: (socket.IPPROTO_IP, 11), 6: (socket.IPPROTO_IPV6, 25)}
@@ -41,6 +46,7 @@ _UNREACHABLE = {  # ICMP type and code, RFC 792 and RFC 4443 §3.1
     (6, 1, 3): "address unreachable",
     (6, 1, 4): "port unreachable",
 }
+_NO_LINGER = struct.pack("ii", 1, 0)
 _NO_ROUTE = {errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EHOSTUNREACH}
 
 
@@ -53,7 +59,7 @@ class HostNetwork:
     async def resolve(self, host: str, version: int) -> tuple[Address, ...]:
         family = _family(version)
         try:
-            found = await asyncio.get_running_loop().getaddrinfo(host, None, family=family, type=socket.SOCK_DGRAM)
+            found = await _in_thread(partial(socket.getaddrinfo, host, None, family=family, type=socket.SOCK_DGRAM))
         except OSError as wrong:
             raise NameNotFound(f"{host}: no IPv{version} address found ({wrong.strerror or wrong})") from None
         return tuple(dict.fromkeys(parse_address(str(sockaddr[0])) for *_, sockaddr in found))
@@ -95,6 +101,16 @@ class HostNetwork:
             sock.close()
             raise AddressBusy(_bind_failure(local, wrong)) from None
         return _HostListener(sock)
+
+
+async def start_tls(stream: Stream, context: ssl.SSLContext, server_name: str) -> bytes | None:
+    """Speak TLS on a connection of this module's from now on; return the server's certificate (DER).
+
+    Raises ssl.SSLError where the two do not agree, OSError or EOFError where the connection ends before.
+    """
+    assert isinstance(stream, _HostStream)
+    await stream.start_tls(context, server_name)
+    return stream.certificate
 
 
 class _HostDatagrams:
@@ -184,6 +200,28 @@ class _HostStream:
         except OSError:
             return b""
 
+    async def start_tls(self, context: ssl.SSLContext, server_name: str) -> None:
+        await self._writer.start_tls(context, server_hostname=server_name)
+
+    @property
+    def certificate(self) -> bytes | None:
+        """The server's, once TLS is spoken."""
+        tls: ssl.SSLObject = self._writer.get_extra_info("ssl_object")
+        return tls.getpeercert(binary_form=True)
+
+    async def finish(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.write_eof()
+            while await self._reader.read(4096):
+                pass
+        self.close()
+
+    async def reset(self) -> None:
+        self._writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER)
+        self._writer.transport.abort()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
     def close(self) -> None:
         self._writer.close()
 
@@ -213,6 +251,30 @@ class _HostListener:
             sock, remote = self._sock.accept()
             sock.setblocking(False)
             self._waiting.put_nowait((sock, _endpoint(remote)))
+
+
+async def _in_thread(function: Callable[[], _T]) -> _T:
+    """Return what a function that blocks returns, or raise what it raises.
+
+    Not in the loop's executor: a program's end waits for that, and a name server that is silent takes many seconds.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[_T] = loop.create_future()
+
+    def settle(outcome: Callable[[], None]) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(lambda: None if future.done() else outcome())
+
+    def work() -> None:
+        try:
+            result = function()
+        except Exception as failure:
+            settle(partial(future.set_exception, failure))
+        else:
+            settle(partial(future.set_result, result))
+
+    threading.Thread(target=work, daemon=True).start()
+    return await future
 
 
 def _family(version: int) -> socket.AddressFamily:

@@ -79,6 +79,10 @@ class Fault(StrEnum):
     """A success that does not say what was seen."""
     MAPPED_AT_RANDOM = "mapped-at-random"
     """Names another port of the same address every time, as a server behind a proxy of its own does."""
+    TWO_FACES = "two-faces"
+    """Two servers behind one address take turns, and each names another other address."""
+    DIES = "dies"
+    """Answers whatever comes first, and nothing afterwards."""
     HEAD_OF_BURST = "head-of-burst"
     """Answers the first request of a burst alone: something in front of it limits the rate."""
 
@@ -144,6 +148,8 @@ class BadServer:
         now, before = asyncio.get_running_loop().time(), self._last_at
         self._last_at = now
         if self.fault is Fault.HEAD_OF_BURST and now - before < BURST:
+            return
+        if self.fault is Fault.DIES and len(self.requests) > 1:
             return
         for reply in self.replies(request, source, local):
             asyncio.get_running_loop().call_later(reply.delay, self._send, reply, source)
@@ -243,6 +249,8 @@ class BadServer:
             case Fault.OTHER_SAME_PORT:
                 return self._other(local, Change.ADDRESS)
             case Fault.OTHER_ELSEWHERE:
+                return NOWHERE
+            case Fault.TWO_FACES if len(self.requests) % 2 == 0:
                 return NOWHERE
         return self._other(local, Change.ADDRESS | Change.PORT)
 

@@ -233,6 +233,14 @@ async def test_a_mapping_that_changes_from_request_to_request_is_none() -> None:
     assert f"the mapping towards {CONTACT} moved" in profile.mapping.reason
 
 
+@pytest.mark.slow
+async def test_a_server_that_dies_after_its_greeting_tells_nothing_and_is_named() -> None:
+    profile = await profile_of(Fault.DIES)
+    assert (profile.mapping.value, profile.filtering.value) == (None, None)
+    for verdict in (profile.mapping, profile.filtering):
+        assert CONTACT in verdict.reason or SAME_ADDRESS in verdict.reason
+
+
 # --- several servers --------------------------------------------------------------------------------------------------
 
 

@@ -227,6 +227,8 @@ def test_a_source_that_is_not_this_hosts() -> None:
         ["classify", "surplus"],
         ["no-such-command"],
         ["explain"],
+        ["predict", "only-one.json"],
+        ["predict", "-", "-"],
         ["reflect"],
         ["reflect", "--address", "nonsense"],
         ["reflect", "--address", "127.0.0.1", "--port", "x"],
@@ -355,6 +357,46 @@ def test_explain_refuses_what_is_no_report(content: bytes | None, why: str, tmp_
 
 def test_explain_refuses_a_directory(tmp_path: Path) -> None:
     assert "is a directory" in failed_in_one_line(run("explain", str(tmp_path)))
+
+
+# --- predict ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def neighbour(tmp_path: Path) -> Path:
+    """A report from behind another address than the recorded ones."""
+    file = tmp_path / "neighbour.json"
+    file.write_text((RECORDED / "eim-apdf.json").read_text().replace("198.51.100.1:", "198.51.100.2:"))
+    return file
+
+
+def test_predict_says_in_one_sentence_what_it_comes_to(neighbour: Path) -> None:
+    result = run("predict", str(RECORDED / "eim-apdf.json"), str(neighbour))
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Over UDP and TCP these two probably connect directly.\nA is ")
+    assert "UDP over IPv4: direct, by srflx-srflx (likely)\n  A's packets get in at B" in result.stdout
+    assert all(len(line) <= 80 or str(neighbour) in line for line in result.stdout.splitlines())
+
+
+def test_predict_reads_one_of_them_from_stdin_and_writes_json(neighbour: Path) -> None:
+    recorded = (RECORDED / "apdm-adf.json").read_text()
+    result = run("predict", "-", str(neighbour), "--json", stdin=recorded)
+    value = json.loads(result.stdout)
+    assert (value["schema"], value["udp"]["outcome"]) == ("natprobe.prediction/1", "relay")
+
+
+def test_predict_tells_what_is_not_known_by_its_status(tmp_path: Path) -> None:
+    saved = tmp_path / "report.json"
+    run("classify", "-s", ALONE, "--save", str(saved))
+    result = run("predict", str(saved), str(RECORDED / "apdm-adf.json"))
+    assert result.exit_code == 3
+    assert "may or may not connect" in result.stdout
+
+
+def test_predict_names_the_file_that_is_no_report(neighbour: Path) -> None:
+    assert "cannot read nowhere.json: no such file" in failed_in_one_line(
+        run("predict", str(neighbour), "nowhere.json")
+    )
 
 
 # --- the lab, where there is none -------------------------------------------------------------------------------------

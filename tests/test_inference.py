@@ -180,6 +180,34 @@ def test_an_irregular_grouping_is_no_class() -> None:
     assert unknown(profile(*facts).mapping, "no dependence on the destination explains this")
 
 
+def from_port(port: int, *seen: int, address: str = "198.51.100.1") -> list[Exchange]:
+    """What the four endpoints saw of a local port: external ports, in their order."""
+    local = LOCAL.with_port(port)
+    facts = mapping({remote: outside(number, address) for remote, number in zip(GRID, seen, strict=True)})
+    return [replace(fact, local=local) for fact in facts]
+
+
+def test_ports_that_are_not_treated_alike_are_in_conflict_and_most_decide() -> None:
+    collided, others = from_port(7, 7, 7, 9, 9), [*from_port(8, 8, 8, 8, 8), *from_port(9, 10, 10, 10, 10)]
+    verdict = profile(*collided, *others).mapping
+    assert told(verdict) == (EI, CONFLICTING)
+    assert verdict.evidence == tuple(range(12))
+    assert told(profile(*collided, *others[:4]).mapping) == (None, Certainty.NOT_DETERMINED)
+
+
+def test_flows_that_take_turns_between_two_ways_out_are_no_class() -> None:
+    mixed = [replace(fact, mapped=outside(7, "198.51.100.2")) for fact in from_port(7, 7, 7, 7, 7)[:1]]
+    facts = [*mixed, *from_port(7, 7, 7, 7, 7)[1:], *from_port(8, 8, 8, 8, 8), *from_port(9, 9, 9, 9, 9)]
+    assert unknown(profile(*facts).mapping, "not every local port", "there may be several ways out")
+
+
+def test_a_port_that_was_seen_as_one_where_others_had_another_address_is_not_certain() -> None:
+    facts = [hello(mapped=outside(1, "198.51.100.2")), *from_port(7, 9, 9, 9, 9)]
+    verdict = profile(*facts).mapping
+    assert told(verdict) == (EI, LIKELY)
+    assert "other ports were seen as 198.51.100.2: there may be several ways out" in verdict.reason
+
+
 def test_a_mapping_that_moves_during_the_test_is_no_class() -> None:
     facts = [*mapping(dict.fromkeys(GRID, outside(1))), exchange(Purpose.MAPPING, R1, mapped=outside(2))]
     assert unknown(profile(*facts).mapping, f"the mapping towards {R1} moved")
@@ -350,6 +378,28 @@ def test_of_two_servers_the_one_that_did_not_refuse_is_believed() -> None:
 REFLECTED = (R1.with_port(50001), R2, R2.with_port(50001), QUIET)
 
 
+@pytest.mark.parametrize(
+    "faces",
+    [
+        [hello(instance="aa"), exchange(Purpose.CONTROL, R1_OTHER, protocol=TCP, instance="bb")],
+        [hello(), exchange(Purpose.MAPPING, R1, other=ELSEWHERE)],
+    ],
+    ids=["two reflectors", "two servers of RFC 5780"],
+)
+def test_silence_of_a_server_with_two_faces_is_no_filter(faces: Sequence[Exchange]) -> None:
+    """Which of them was asked is not known, nor what that one can do."""
+    verdict = profile(*faces, *volleys(), *PROOFS).filtering
+    assert unknown(verdict, f"several servers answer at {R1.address} in turn")
+    assert told(profile(*faces, *volleys(*GRID[1:])).filtering) == (EI, CONFIRMED)
+
+
+def test_a_mapping_that_moves_at_a_server_with_two_faces_is_put_down_to_that() -> None:
+    facts = [
+        exchange(Purpose.MAPPING, R1, mapped=outside(port), instance=name) for port, name in ((1, "aa"), (2, "bb"))
+    ]
+    assert unknown(profile(*facts).mapping, "moved", f"several servers answer at {R1.address} in turn")
+
+
 def test_a_reflector_needs_its_other_address_alive() -> None:
     shots = volleys(asked=REFLECTED)
     alive = mapping(dict.fromkeys(GRID, outside(1)))
@@ -377,12 +427,12 @@ def dialled(outcome: Dialled, source: Endpoint, attempts: int = 12) -> ConnectBa
     return ConnectBack(FRESH, R1, source, 0.1, attempts, 0.5, outcome)
 
 
-def tcp(*facts: Observation, alternate: bool = True) -> Profile:
-    """The profile of facts over TCP beside a reflector's greeting, its alternate alive or not."""
+def tcp(*facts: Observation, alive: Sequence[Endpoint] = GRID, results: Outcome = Outcome.ANSWERED) -> Profile:
+    """The profile of facts over TCP beside a reflector's greeting, what it told of its dials, and who is alive then."""
     greeting = hello(site=SITE, protocol=TCP)
-    remotes = GRID if alternate else GRID[:2]
-    held = [replace(fact, protocol=TCP) for fact in mapping(dict.fromkeys(remotes, outside(1)))]
-    return profile(greeting, *facts, *held, protocol=TCP)
+    asked = exchange(Purpose.FILTERING, R1, protocol=TCP, outcome=results)
+    held = [replace(fact, protocol=TCP, at=1.0) for fact in mapping(dict.fromkeys(alive, outside(1)))]
+    return profile(greeting, asked, *facts, *held, protocol=TCP)
 
 
 DIALS = (R1.with_port(0), R2, R2.with_port(0), QUIET.with_port(0))
@@ -417,8 +467,21 @@ def test_silence_of_a_dead_alternate_is_no_filter() -> None:
     """A reflector whose other addresses are cut off would make every open path address-dependent."""
     facts = [dialled(Dialled.ACCEPTED, DIALS[0]), *(dialled(Dialled.SILENT, source) for source in DIALS[1:])]
     assert told(tcp(*facts).filtering) == (AD, CONFIRMED)
-    verdict = tcp(*facts, alternate=False).filtering
+    verdict = tcp(*facts, alive=GRID[:2]).filtering
     assert unknown(verdict, "cannot tell", f"the reflector's other address {R2.address} did not answer either")
+
+
+def test_silence_of_a_reflector_that_died_meanwhile_is_no_filter() -> None:
+    """It greeted, dialled, told what came of it, and did not hear who answered its dials."""
+    verdict = tcp(*(dialled(Dialled.SILENT, source) for source in DIALS), alive=GRID[2:]).filtering
+    assert unknown(verdict, "cannot tell", f"another port of {R1.address} stayed silent", "did not answer any more")
+    nobody = tcp(*(dialled(Dialled.SILENT, source) for source in DIALS), alive=()).filtering
+    assert unknown(nobody, f"{R1.address} did not answer any more")
+
+
+def test_a_connection_lost_before_it_told_of_the_dials_is_named() -> None:
+    lost = tcp(*(dialled(Dialled.NOT_DIALLED, source) for source in DIALS), results=Outcome.MUTE).filtering
+    assert unknown(lost, f"{R1} did not tell what came of it, the connection to it was lost")
 
 
 def test_what_accepts_in_this_hosts_place_is_neither_passing_nor_a_filter() -> None:
@@ -560,6 +623,15 @@ def test_what_does_not_get_through_needs_no_other_verdict() -> None:
     assert unknown(blocked.mapping)
     assert unknown(blocked.filtering)
     assert not profile(asked(SILENT, UDP), asked(SILENT, TCP)).settled
+
+
+def test_a_server_that_died_meanwhile_blocks_nothing() -> None:
+    """It answered over TCP, then over UDP not, and later not over TCP either."""
+    facts = [asked(ANSWERED, TCP, site=SITE), asked(SILENT, UDP)]
+    later = [replace(fact, protocol=TCP, at=4.0) for fact in mapping({R1: OUTSIDE, R2: OUTSIDE})]
+    assert profile(*facts, *later).reachable.value is False
+    dead = [replace(later[0], outcome=SILENT, mapped=None), later[1]]
+    assert unknown(profile(*facts, *dead).reachable, f"later {R1} did not answer over TCP either")
 
 
 def test_a_control_for_the_other_protocol_is_no_question_about_this_one() -> None:

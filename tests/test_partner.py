@@ -109,7 +109,7 @@ def test_a_partner_that_leaves_does_not_hold_up_the_other() -> None:
         b"",
         b"\xff" * 40,
         b"[]",
-        msgspec.json.encode({"type": "hello", "address": "nowhere"}),
+        msgspec.json.encode({"type": "welcome", "address": "nowhere"}),
         msgspec.json.encode({"type": "told", "number": 7, "local": "x", "mapped": None}),
         msgspec.json.encode({"type": "ask", "number": 7, "protocol": "udp", "port": 5000, "remote": "192.0.2.1:53"}),
         msgspec.json.encode(

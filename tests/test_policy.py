@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Protocol, Treatment
+from natprobe.lab.details import Details, Refresh
 from natprobe.lab.policy import (
     PRESETS,
     NatPolicy,
@@ -202,6 +203,43 @@ def test_ports_are_chosen_by_the_last_translator_that_does_not_keep_them() -> No
     }
     for (inner, outer), assignment in chosen.items():
         assert compose(PRESETS[inner], PRESETS[outer]).udp.port_assignment is assignment
+
+
+def detailed(**details: Any) -> NatPolicy:
+    return NatPolicy.alike(ProtocolPolicy(filtering=AD, details=Details(**details)))
+
+
+def test_of_two_nats_the_flow_lives_as_long_as_both_remember_it() -> None:
+    both = compose(detailed(lifetime=30, quota=500), detailed(lifetime_stream=60, quota=100)).udp.details
+    assert both.lifetimes(Protocol.UDP) == (30, 60, 300)
+    assert both.quota == 100
+    assert compose(detailed(quota=5), detailed()).udp.details.quota == 5
+
+
+@pytest.mark.parametrize(("inner", "outer"), [(Refresh.BOTH, Refresh.OUTBOUND), (Refresh.OUTBOUND, Refresh.BOTH)])
+def test_of_two_nats_the_one_that_is_refreshed_less_decides(inner: Refresh, outer: Refresh) -> None:
+    assert compose(detailed(refresh=inner), detailed(refresh=outer)).udp.details.refresh is Refresh.OUTBOUND
+
+
+def test_a_host_is_let_in_as_a_whole_where_all_that_filter_do_so() -> None:
+    per_host, open_ = detailed(filter_per_host=True), PRESETS["eim-eif"]
+    assert compose(per_host, open_).udp.details.filter_per_host
+    assert compose(per_host, per_host).udp.details.filter_per_host
+    assert not compose(per_host, detailed()).udp.details.filter_per_host
+    assert not compose(open_, open_).udp.details.filter_per_host
+
+
+def test_the_details_of_ports_are_those_of_whoever_chooses_them() -> None:
+    steps = detailed(port_step=4, parity=True)
+    assert compose(steps, PRESETS["linux-masquerade"]).udp.details.port_step == 4
+    assert compose(steps, PRESETS["eim-eif"]).udp.details.port_step == 1
+    assert compose(PRESETS["eim-eif"], steps).udp.details.parity
+
+
+@pytest.mark.parametrize("name", ["linux-masquerade", "firewall"])
+def test_a_plain_router_adds_no_details(name: str) -> None:
+    for both in (compose(PRESETS["none"], PRESETS[name]), compose(PRESETS[name], PRESETS["none"])):
+        assert both.udp.details == PRESETS[name].udp.details
 
 
 def test_what_blocks_first_is_what_answers() -> None:

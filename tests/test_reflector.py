@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import gc
 import itertools
 import os
 import resource
@@ -11,6 +13,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -472,6 +475,48 @@ async def test_an_open_file_too_many_is_told_with_what_to_do(monkeypatch: pytest
     monkeypatch.setattr(resource, "getrlimit", lambda _: (5000, 5000))
     async with Reflector(fresh(2), destinations=range(5000, 5050)) as reflector:
         assert reflector.held == 4644 - 4644 // 8
+
+
+@pytest.mark.slow
+async def test_an_idle_connection_takes_little_memory(destinations: Reflector) -> None:
+    """Half of what asyncio's own transport and a timer take."""
+    live, loop = destinations._streams.destinations.live, asyncio.get_running_loop()
+    request = stun.request(FILLER).encode()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(reusable()) for _ in destinations.site.reached()]
+        for client, to in zip(clients, destinations.site.reached(), strict=True):
+            assert client.connect_ex(to.sockaddr) == errno.EINPROGRESS
+        tracemalloc.start()
+        try:
+            await until(lambda: len(live) == len(clients))
+            for client in clients:
+                await loop.sock_sendall(client, request)
+            for client in clients:
+                assert await loop.sock_recv(client, 4096)
+            gc.collect()
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+    assert taken / len(clients) < 1600
+
+
+async def test_out_of_descriptors_it_rests_and_then_goes_on(
+    reflector: Reflector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("natprobe.reflector.transport._REST", 0.02)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with reusable() as waiting:
+        try:
+            os.close(next_one := os.dup(waiting.fileno()))
+            resource.setrlimit(resource.RLIMIT_NOFILE, (next_one, limits[1]))
+            await asyncio.get_running_loop().sock_connect(waiting, reflector.site.listening[0].sockaddr)
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await Asker(waiting, reflector.site.listening[0]).ask(FILLER)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        _, source = await Asker(waiting, reflector.site.listening[0]).hear()
+        assert source == reflector.site.listening[0]
 
 
 def test_destinations_are_others_than_the_ports() -> None:

@@ -7,6 +7,8 @@ import contextlib
 import itertools
 import json
 import os
+import re
+import signal
 import socket
 import struct
 import sys
@@ -17,14 +19,26 @@ from pathlib import Path
 import pytest
 
 from natprobe import extensions, stun
-from natprobe.endpoint import Endpoint
+from natprobe.endpoint import Endpoint, parse_address
 from natprobe.errors import AddressBusy, CannotRun, NoServerAnswered
 from natprobe.extensions import Extension, Source
 from natprobe.reflector import Reflector
 from natprobe.reuse import hold
 from natprobe.reuse.capacity import capacity
 from natprobe.reuse.conclusions import outside, why_ended
-from natprobe.reuse.facts import CLOSED, SILENCE, Failure, Holding, Method, Opened, Stage, Step, external, steps
+from natprobe.reuse.facts import (
+    CLOSED,
+    SILENCE,
+    External,
+    Failure,
+    Holding,
+    Method,
+    Opened,
+    Stage,
+    Step,
+    external,
+    steps,
+)
 from natprobe.reuse.methods import choose
 from natprobe.stun import Attribute, Class, Message
 
@@ -127,11 +141,24 @@ SILENT = failed(Stage.HANDSHAKE, SILENCE)
 
 
 def test_a_pool_that_is_used_up_is_told_from_any_other_limit() -> None:
-    assert "shares no port between destinations, and has no other than these 4" in why_ended(
-        holding(1, 2, 3, 4, failures=SILENT)
-    )
     assert why_ended(holding(1, 1, 1, 1, failures=SILENT)).endswith("of connections or of the memory for them")
     assert why_ended(holding(40000, failures=SILENT)).endswith("of connections or of the memory for them")
+    used_up = why_ended(holding(1, 2, 3, 4, failures=SILENT))
+    assert "a NAT shares no port between destinations and has none for this host but these 4;" in used_up
+
+
+@pytest.mark.parametrize(
+    ("opened", "highest", "said"),
+    [
+        (2000, 42999, "a limit on connections would look alike, with ports that are given out in sequence"),
+        (64, 64_000, "none need come twice (chance 96.9%)"),
+        (2000, 64_000, "would have left a port that comes twice, if they are drawn at random (chance of none: 3e-14)"),
+    ],
+)
+def test_how_sure_that_is_hangs_on_how_many_there_were(opened: int, highest: int, said: str) -> None:
+    one = External(parse_address("198.51.100.1"), opened, opened, 1, 41000, highest, ())
+    many = holding(opened=opened, alive=opened, wanted=9999, external=(one,), failures=SILENT)
+    assert why_ended(many).endswith(said)
 
 
 def test_the_pool_is_not_blamed_where_the_connections_died_too() -> None:
@@ -172,7 +199,7 @@ def fresh(count: int) -> list[str]:
 
 @pytest.fixture
 async def reflector() -> AsyncIterator[Reflector]:
-    async with Reflector(fresh(2), destinations=range(5000, 5098)) as started:
+    async with Reflector(fresh(2), destinations=range(5000, 5100)) as started:
         yield started
 
 
@@ -210,7 +237,7 @@ async def test_all_were_open_before_the_first_was_proven(reflector: Reflector) -
     live: list[int] = []
 
     async def count() -> None:
-        live.append(len(reflector._streams.destinations.live) + len(reflector._streams.tests.live))
+        live.append(len(reflector._streams.destinations.live))
 
     found = await hold([name(reflector)], connections=150, before_proof=count)
     assert live == [150]
@@ -232,7 +259,7 @@ async def test_a_full_reflector_ends_it(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("natprobe.reflector.server.MAX_HELD", 30)
     async with Reflector(fresh(1), destinations=range(5000, 5100)) as reflector:
         found = await hold([name(reflector)], connections=100)
-    assert found.opened == found.alive == 32  # and one to each of the ports for tests
+    assert found.opened == found.alive == 30
     assert "have room for 30 connections and no more" in why_ended(found)
 
 
@@ -246,13 +273,13 @@ async def test_a_port_is_not_connected_to_itself(reflector: Reflector) -> None:
 async def test_beside_a_socket_that_shares_its_port_with_nobody_a_range_of_one_port_helps(reflector: Reflector) -> None:
     with socket.socket() as other:
         other.setblocking(False)
-        other.connect_ex(reflector.site.listening[0].sockaddr)  # the port is the system's choice
+        other.connect_ex(next(reflector.site.reached()).sockaddr)  # the port is the system's choice
         try:
             other.setsockopt(socket.IPPROTO_IP, 51, struct.pack("=I", 0))
         except OSError:
             pytest.skip("this kernel has no IP_LOCAL_PORT_RANGE (Linux 6.3)")
         port = other.getsockname()[1]
-        found = await hold([str(reflector.site.listening[2])], connections=100, port=port)
+        found = await hold([name(reflector)], connections=100, port=port)
     assert found.method is Method.RANGE
     assert found.alive == 99  # the other socket has the hundredth
     (failure,) = found.failures
@@ -349,10 +376,13 @@ async def test_what_is_no_destination_is_passed_over() -> None:
         assert (found.opened, found.destinations) == (1, 1)
 
 
-async def test_a_server_that_is_not_there_is_named() -> None:
+async def test_a_server_that_is_not_there_is_named(reflector: Reflector) -> None:
     (nowhere,) = fresh(1)
-    with pytest.raises(NoServerAnswered, match=rf"^{nowhere}:3478 did not answer over TCP \(connection refused\)"):
+    how = f"{nowhere}:3478 did not answer over TCP (connection refused)"
+    with pytest.raises(NoServerAnswered, match=re.escape(how)):
         await hold([nowhere])
+    found = await hold([nowhere, name(reflector)])
+    assert (found.alive, found.unanswered) == (64, (how,))
 
 
 @pytest.mark.parametrize(("servers", "connections"), [([], 64), (["127.0.0.1"], 0), (["127.0.0.1:x"], 1)])
@@ -408,10 +438,29 @@ async def test_the_limit_of_open_files_is_named_where_it_ends_there(reflector: R
 
 
 @pytest.mark.slow
+async def test_ctrl_c_gives_all_of_them_up(reflector: Reflector) -> None:
+    live = reflector._streams.destinations.live
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "natprobe", "reuse", "-s", name(reflector), "--connections", "200"),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(10):
+        while len(live) < 50:
+            await asyncio.sleep(0.001)
+        process.send_signal(signal.SIGINT)
+        assert await process.communicate() == (b"", b"")
+        while live:
+            await asyncio.sleep(0)
+    assert process.returncode == 130
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (["--connections", "many"], "'many' is no number"),
+        (["--connections", "inf"], "'inf' is no number"),
         (["--busiest-share", "0"], "the share of the busiest destination"),
         (["--port", "70000"], "'70000' is no port number"),
     ],

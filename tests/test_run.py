@@ -19,7 +19,7 @@ from natprobe.reflector import Reflector
 from natprobe.report import Report
 from natprobe.sockets import HostNetwork
 
-ADDRESSES = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
+ADDRESSES = ("127.0.21.2", "127.0.21.3", "127.0.21.4")
 PORTS = (34780, 34790)
 PRIMARY = f"{ADDRESSES[0]}:{PORTS[0]}"
 
@@ -73,7 +73,7 @@ async def test_each_test_has_a_port_of_its_own(reflector: Reflector) -> None:
     tests = {Purpose.MAPPING: "mapping", Purpose.HOLD: "mapping", Purpose.REMAP: "remap"}
     ports: dict[tuple[Protocol, str], set[int]] = {}
     for fact in report.observations:
-        if isinstance(fact, Exchange):
+        if isinstance(fact, Exchange) and fact.purpose is not Purpose.RECONNECT:
             ports.setdefault((fact.protocol, tests.get(fact.purpose, "filtering")), set()).add(fact.local.port)
     sizes = {(protocol, test): 1 for protocol in Protocol for test in ("mapping", "filtering")}
     assert {key: len(used) for key, used in ports.items()} == sizes | {(Protocol.UDP, "remap"): 3}
@@ -97,7 +97,7 @@ async def test_filtering_is_over_before_an_alternate_address_is_sent_to(reflecto
 
 async def test_the_mapping_test_leaves_from_the_port_asked_for(reflector: Reflector) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind(("127.0.21.1", 0))
         port = probe.getsockname()[1]
     report = await classify([PRIMARY], port=port)
     used = {
@@ -111,7 +111,7 @@ async def test_the_mapping_test_leaves_from_the_port_asked_for(reflector: Reflec
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
 async def test_a_port_in_use_is_told_before_anything_is_sent(reflector: Reflector, kind: socket.SocketKind) -> None:
     with socket.socket(socket.AF_INET, kind) as neighbour:
-        neighbour.bind(("127.0.0.1", 0))
+        neighbour.bind(("127.0.21.1", 0))
         if kind == socket.SOCK_STREAM:
             neighbour.listen()
         port = neighbour.getsockname()[1]
@@ -125,7 +125,7 @@ async def test_a_source_that_is_not_here_is_told(reflector: Reflector) -> None:
 
 
 async def test_two_servers_are_better_than_one_and_a_dead_one_does_no_harm(reflector: Reflector) -> None:
-    report = await classify([f"127.0.0.9:{PORTS[0]}", PRIMARY])
+    report = await classify([f"127.0.21.9:{PORTS[0]}", PRIMARY])
     assert report.settled
     assert [server.kind for server in report.servers] == [None, "natprobe"]
 
@@ -135,7 +135,7 @@ async def test_nobody_there_is_told_with_the_reason_of_each() -> None:
     with pytest.raises(
         NoServerAnswered, match=r"over TCP: connection refused; 127\.0\.0\.9:34781 over UDP: port unreach"
     ):
-        await classify(["127.0.0.9:34781"])
+        await classify(["127.0.21.9:34781"])
 
 
 async def test_a_name_without_an_address_is_told() -> None:

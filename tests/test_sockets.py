@@ -170,6 +170,32 @@ async def test_cancelling_a_connection_attempt_leaves_nothing(network: HostNetwo
         queued.close()
 
 
+@pytest.mark.parametrize("end", ["finish", "reset"])
+async def test_a_connection_that_was_ended_makes_room_for_another_between_the_same_endpoints(
+    network: HostNetwork, end: str
+) -> None:
+    listener = await network.listen(THERE)
+    local = HERE
+    for _ in range(3):
+        client, server = await pair(network, local, listener)
+        local = client.local
+        ending = asyncio.create_task(getattr(client, end)())
+        assert await server.receive(1) == b""
+        server.close()
+        await ending
+    listener.close()
+
+
+async def test_a_connection_that_was_reset_is_finished(network: HostNetwork) -> None:
+    listener = await network.listen(THERE)
+    client, server = await pair(network, HERE, listener)
+    await client.send(b"unread, so that closing resets")
+    server.close()
+    await client.finish()
+    assert await client.receive(1) == b""
+    listener.close()
+
+
 # --- what fails here --------------------------------------------------------------------------------------------------
 
 Opening = Callable[[HostNetwork, Endpoint], Awaitable[object]]

@@ -29,7 +29,8 @@ from natprobe.observation import (
 )
 from natprobe.report import Family, Report, ServerReport, Vantage
 from natprobe.server import Kind
-from natprobe.views import html, text
+from natprobe.traversal import Order, PathPrediction, Prediction, Traversal
+from natprobe.views import html, prediction, text
 from natprobe.views.evidence import in_words
 from natprobe.views.printable import printable
 from natprobe.views.summary import summary
@@ -418,3 +419,36 @@ def test_the_page_says_what_the_text_says() -> None:
             assert str(row.certainty) in page
     for line in summary(told):
         assert line in page
+
+
+# --- predictions ------------------------------------------------------------------------------------------------------
+
+
+def path(protocol: Protocol, outcome: Traversal, first: Order | None = None, reason: str = "why") -> PathPrediction:
+    unknown = outcome is Traversal.UNKNOWN
+    certainty = Certainty.NOT_DETERMINED if unknown else Certainty.CONFIRMED
+    return PathPrediction(protocol, 4, outcome, certainty, reason, "Do.", None if unknown else "host-host", first)
+
+
+@pytest.mark.parametrize(
+    ("udp", "tcp", "said"),
+    [
+        ((Traversal.DIRECT,), (Traversal.DIRECT,), "Over UDP and TCP these two connect directly."),
+        ((Traversal.DIRECT,), (Traversal.RELAY,), "Over UDP these two connect directly; over TCP they need a relay."),
+        ((Traversal.TIMING, Order.B), None, "Over UDP these two connect directly if B sends first."),
+        ((Traversal.TIMING, Order.TOGETHER), None, "Over UDP these two connect directly if both begin at once."),
+        ((Traversal.SAME_NAT,), None, "Over UDP these two are seen as one address, and connect behind it if at all."),
+        (None, (Traversal.UNKNOWN,), "Over TCP these two may or may not connect: something essential is not known."),
+        (None, None, "Neither report tells of anything."),
+    ],
+)
+def test_a_prediction_in_a_sentence(udp: Any, tcp: Any, said: str) -> None:
+    told = [path(protocol, *given) for protocol, given in zip(Protocol, (udp, tcp), strict=True) if given]
+    assert prediction.sentence(Prediction(tuple(told))) == said
+
+
+def test_a_hostile_prediction_does_nothing_to_the_terminal() -> None:
+    hostile = Prediction((path(Protocol.UDP, Traversal.RELAY, reason=HOSTILE),))
+    shown = prediction.render(hostile, (HOSTILE, "b.json"), width=40)
+    assert printable(shown.replace("\n", "")) == shown.replace("\n", "")
+    assert "\x1b[31m" in prediction.render(hostile, ("a.json", "b.json"), colour=True)

@@ -10,7 +10,7 @@ import typer
 from natprobe.cli.lean import group
 from natprobe.version import VERSION
 
-_COMMANDS = ("classify", "reuse", "explain", "reflect", "lab", "demo")
+_COMMANDS = ("classify", "explain", "predict", "turn", "reuse", "reflect", "lab", "demo")
 
 
 def application(chosen: str | None = None) -> typer.Typer:

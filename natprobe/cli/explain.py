@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from natprobe.cli.files import reserved
+from natprobe.cli.files import read_report, reserved
 from natprobe.cli.lean import add
 from natprobe.cli.showing import page, show
-from natprobe.errors import MalformedReport
-from natprobe.report import Report
 
 
 def add_to(app: typer.Typer) -> None:
@@ -30,18 +26,8 @@ def explain(
 
     Nothing is sent. Exit status: 0 classified, 3 something essential is not determined, 1 no report in that file.
     """
-    found = _read(report)
+    found = read_report(report)
     with reserved(html) as write_page:
         if html:
             write_page(page(found))
     show(found, json=json, verbose=verbose)
-
-
-def _read(path: str) -> Report:
-    try:
-        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
-        return Report.loads(data.decode())
-    except OSError as wrong:
-        raise MalformedReport(f"cannot read {path}: {(wrong.strerror or str(wrong)).lower()}") from None
-    except (UnicodeDecodeError, MalformedReport) as wrong:
-        raise MalformedReport(f"{path} is no report of natprobe: {wrong}") from None

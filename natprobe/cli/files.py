@@ -1,12 +1,25 @@
-"""Files that a command will write: known to be writable before anything is measured."""
+"""Files that a command reads, or will write: these are known to be writable before anything is measured."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from natprobe.errors import CannotRun
+from natprobe.errors import CannotRun, MalformedReport
+from natprobe.report import Report
+
+
+def read_report(path: str) -> Report:
+    """Return the report in a file, or on stdin where ``path`` is "-". Raises MalformedReport, which names the file."""
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return Report.loads(data.decode())
+    except OSError as wrong:
+        raise MalformedReport(f"cannot read {path}: {(wrong.strerror or str(wrong)).lower()}") from None
+    except (UnicodeDecodeError, MalformedReport) as wrong:
+        raise MalformedReport(f"{path} is no report of natprobe: {wrong}") from None
 
 
 @contextmanager

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import json as json_module
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from natprobe.behaviour import Protocol
 from natprobe.cli.lean import add, port_number
 from natprobe.cli.running import NOT_DETERMINED
 from natprobe.cli.terminal import Progress, emit
+from natprobe.public import default_servers
 
 if TYPE_CHECKING:
     from natprobe.reuse.capacity import Capacity
     from natprobe.reuse.facts import Holding
+
+
+N = TypeVar("N", int, float)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -25,9 +31,9 @@ def add_to(app: typer.Typer) -> None:
 def reuse(
     *,
     server: Annotated[
-        list[str],
+        list[str] | None,
         typer.Option("-s", "--server", metavar="HOST[:PORT]", help="A reflector, best with destinations; repeatable."),
-    ],
+    ] = None,
     connections: Annotated[
         str, typer.Option(metavar="N", help="How many; more than 64 to natprobe's reflectors alone.")
     ] = "64",
@@ -46,23 +52,32 @@ def reuse(
     from natprobe.reuse import hold
     from natprobe.reuse.capacity import capacity
 
-    carries = capacity(_number(busiest_share, "--busiest-share"))
-    wanted = int(_number(connections, "--connections"))
+    carries = capacity(_number(float, busiest_share, "--busiest-share"))
+    wanted = _number(int, connections, "--connections")
+    local_port = port_number(port)
     with Progress() as progress:
 
         def say(what: str, done: int, of: int) -> None:
-            progress.say(f"{_bar(done, of)} {done:,} of {of:,} {what}")
+            if done % (of // 200 + 1) == 0:
+                progress.say(f"{_bar(done, of)} {done:,} of {of:,} {what}")
 
-        local_port = port_number(port)
-        holding = asyncio.run(hold(server, connections=wanted, source=source, port=local_port, on_progress=say))
+        holding = asyncio.run(
+            hold(
+                server or default_servers([Protocol.TCP]),
+                connections=wanted,
+                source=source,
+                port=local_port,
+                on_progress=say,
+            )
+        )
     emit(_as_json(holding, carries) if json else _as_text(holding, carries))
     if holding.alive < wanted:
         raise typer.Exit(NOT_DETERMINED)
 
 
-def _number(text: str, option: str) -> float:
+def _number(kind: Callable[[str], N], text: str, option: str) -> N:
     try:
-        return float(text)
+        return kind(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is no number", param_hint=option) from None
 
@@ -91,6 +106,7 @@ def _as_text(holding: Holding, carries: Capacity) -> str:
         "",
         f"  ended    {why_ended(holding)}",
         f"  outside  {outside(holding)}",
+        *(f"  left out {server}" for server in holding.unanswered),
         f"  how      {holding.method} on every socket; {rate:,.0f} opened a second",
         "",
         f"{'connections':>13}{'bind':>10}{'connect':>10}{'handshake':>12}   (medians)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from natprobe.behaviour import Dependence, Hairpinning, PortReuse, Protocol, Verdict
+from natprobe.behaviour import Dependence, Hairpinning, PortReuse, Protocol, Treatment, Verdict
 from natprobe.endpoint import Endpoint
 from natprobe.inference.assignment import AssignmentVerdict, judge_assignment
 from natprobe.inference.concurrency import Concurrent, judge_concurrency
@@ -35,6 +35,7 @@ class Profile:
     unsolicited_remap: Verdict[bool] | None = None
     hairpinning: Verdict[Hairpinning] | None = None
     lifetime: Verdict[Lifetime] | None = None
+    unsolicited_syn: Verdict[Treatment] | None = None
 
     @property
     def settled(self) -> bool:

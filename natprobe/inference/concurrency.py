@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from natprobe.behaviour import Certainty, Verdict, not_determined
-from natprobe.inference.facts import Facts, listing
+from natprobe.inference.facts import Facts, listing, many_servers
 from natprobe.observation import Hold, Purpose
 
 
@@ -31,7 +31,10 @@ def judge_concurrency(facts: Facts) -> Verdict[Concurrent]:
     evidence = tuple(i for i, e in facts.purpose(Purpose.MAPPING, Purpose.HOLD) if e.local == hold.local)
     if not hold.answered:
         return not_determined(f"no connection from {hold.local} was answered", (*evidence, index))
-    return Verdict(_value(hold), _certainty(hold), _reason(hold), (*evidence, index))
+    reason = _reason(hold)
+    if shared := facts.shared.intersection(hold.remotes):
+        reason += f"; but {many_servers(shared)}, and each counts its own"
+    return Verdict(_value(hold), _certainty(hold), reason, (*evidence, index))
 
 
 def _value(hold: Hold) -> Concurrent:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
 
 from natprobe.behaviour import Protocol
-from natprobe.endpoint import Endpoint
+from natprobe.endpoint import Address, Endpoint
 from natprobe.observation import (
     ConnectBack,
     Draws,
@@ -107,6 +108,30 @@ class Facts:
         """The exchanges that a server answered."""
         return [cited for cited in self.exchanges if cited[1].answered and cited[1].purpose is not Purpose.HAIRPIN]
 
+    @cached_property
+    def external_addresses(self) -> set[Address]:
+        """Every external address that this host had, over whatever protocol, but its own."""
+        seen = [exchange for _, exchange in (*self.answered, *self.elsewhere) if exchange.answered and exchange.mapped]
+        return {e.mapped.address for e in seen if e.mapped and e.mapped.address != e.local.address}
+
+    @cached_property
+    def shared(self) -> set[Endpoint]:
+        """The endpoints at which not always the same server answered, as far as servers tell.
+
+        A reflector names itself; any server tells by the other address that it names.
+        """
+        instances: defaultdict[Address, set[str]] = defaultdict(set)
+        others: defaultdict[Endpoint, set[Endpoint]] = defaultdict(set)
+        for _, exchange in (*self.exchanges, *self.elsewhere):
+            if exchange.purpose is Purpose.PROOF or not exchange.answered:
+                continue  # a proof comes from elsewhere
+            if exchange.instance:
+                instances[exchange.remote.address].add(exchange.instance)
+            if exchange.other:
+                others[exchange.remote].add(exchange.other)
+        asked = {exchange.remote for _, exchange in (*self.exchanges, *self.elsewhere)}
+        return {remote for remote in asked if len(instances[remote.address]) > 1 or len(others[remote]) > 1}
+
     def server(self, contacted: Endpoint) -> Server | None:
         """Return what the server contacted at this endpoint said of itself, over this protocol."""
         hellos = (e for _, e in self.purpose(Purpose.HELLO) if e.answered and e.remote == contacted)
@@ -117,6 +142,12 @@ class Facts:
         """The servers that answered a first request, in the order in which they did."""
         found = dict.fromkeys(e.remote for _, e in self.purpose(Purpose.HELLO) if e.answered)
         return [server for remote in found if (server := self.server(remote))]
+
+
+def many_servers(shared: Iterable[Endpoint]) -> str:
+    """Return what is wrong with endpoints that are `Facts.shared`, in words."""
+    addresses = listing(sorted({remote.address for remote in shared}, key=str))
+    return f"several servers answer at {addresses} in turn, or one that was restarted meanwhile"
 
 
 def indexes(cited: Iterable[tuple[int, object]]) -> tuple[int, ...]:

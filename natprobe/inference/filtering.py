@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
 from natprobe.endpoint import Endpoint
 from natprobe.inference.candidates import explaining_filter
-from natprobe.inference.facts import Facts, indexes, listing
+from natprobe.inference.facts import Facts, indexes, listing, many_servers
 from natprobe.observation import ConnectBack, Dialled, Exchange, Outcome, Purpose, Volley
 from natprobe.server import Kind, Server
 from natprobe.silence import CONVINCING, SUGGESTIVE, tally
@@ -126,7 +126,8 @@ def _heard_or_not(facts: Facts, server: Server | None, volleys: list[Volley], se
         return Finding(None, False, f"could not be used: {refusal}")
     told = f"({counted.rounds} times asked, {counted.controls} controls back)"
     missing = _missing_proof(facts, server, sender, proofs)
-    if missing:
+    if missing or volleys[0].remote in facts.shared:
+        missing = missing or many_servers([volleys[0].remote])
         return Finding(None, False, f"stayed silent {told}, but {missing}")
     if counted.chance > SUGGESTIVE:
         return Finding(None, False, f"stayed silent {told}, too few to tell a filter from loss")
@@ -150,16 +151,22 @@ def _missing_proof(facts: Facts, server: Server | None, sender: Endpoint, proofs
         if any(proof.answered for proof in proofs):
             return None
         return "the server has not shown that it can send from there" + _what_it_did(proofs)
-    return _dead_alternate(facts, server, sender)
+    return _dead_address(facts, server, sender, 0.0)
 
 
-def _dead_alternate(facts: Facts, server: Server, sender: Endpoint) -> str | None:
-    """Return why the silence of a reflector's other address does not count, or None: that address does answer."""
-    alternates = {endpoint.address for endpoint in server.listens} - {server.contacted.address}
-    alive = {exchange.remote.address for _, exchange in facts.answered}
-    if sender.address == server.contacted.address or alternates & alive:
-        return None
-    return f"the reflector's other address {listing(alternates)} did not answer either"
+def _dead_address(facts: Facts, server: Server, sender: Endpoint, since: float) -> str | None:
+    """Return why the silence of a reflector's address does not count, or None: it did answer, later than ``since``.
+
+    For an address that is quiet its other one must stand in. What answers there must be the same reflector.
+    """
+    own = server.contacted.address
+    alternates = {endpoint.address for endpoint in server.listens} - {own}
+    itself = {e.instance for _, e in facts.purpose(Purpose.HELLO) if e.remote == server.contacted} | {None}
+    late = (e for _, e in facts.answered if e.at + e.waited > since)
+    alive = {exchange.remote.address for exchange in late if exchange.instance in itself}
+    if sender.address == own:
+        return None if own in alive else f"{own} did not answer any more"
+    return None if alternates & alive else f"the reflector's other address {listing(alternates)} did not answer either"
 
 
 def _what_it_did(proofs: list[Exchange]) -> str:
@@ -183,17 +190,27 @@ def _tcp_findings(facts: Facts) -> dict[Endpoint, Finding]:
 
 
 def _dialled(facts: Facts, dialled: ConnectBack) -> Finding:
+    if dialled.outcome is Dialled.NOT_DIALLED and not _was_told(facts):
+        lost = f"could not be used: {dialled.remote} did not tell what came of it, the connection to it was lost"
+        return Finding(None, False, lost)
     if dialled.outcome is not Dialled.SILENT:
         return _DIALLED[dialled.outcome]
     tried = f"({dialled.attempts} times tried)"
     if dialled.attempts < FEW_DIALS:
         return Finding(None, False, f"stayed silent {tried}, too few to tell a filter from loss")
     server = facts.server(dialled.remote)
-    dead = _dead_alternate(facts, server, dialled.source) if server else None
+    dead = _dead_address(facts, server, dialled.source, dialled.at + dialled.waited) if server else None
+    if dialled.remote in facts.shared:
+        dead = many_servers([dialled.remote])
     if dead:
         return Finding(None, False, f"stayed silent {tried}, but {dead}")
     few = dialled.attempts < ENOUGH_DIALS
     return Finding(False, not few, f"did not come in {tried}", few)
+
+
+def _was_told(facts: Facts) -> bool:
+    """Return whether the request to connect back was answered at all."""
+    return any(exchange.answered for _, exchange in facts.purpose(Purpose.FILTERING))
 
 
 _DIALLED = {

@@ -8,14 +8,17 @@ depends on, so that alone is never more than likely.
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
-from natprobe.behaviour import Certainty, Dependence, Verdict, not_determined
+from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
 from natprobe.endpoint import Address, Endpoint
 from natprobe.inference.candidates import explaining_mapping
-from natprobe.inference.facts import Cited, Facts, indexes, listing, own
+from natprobe.inference.facts import Cited, Facts, indexes, listing, many_servers, own
+from natprobe.inference.renewal import judge_renewal
 from natprobe.observation import Exchange, Purpose
 
 _INDEPENDENT = Dependence.ENDPOINT_INDEPENDENT
+_SEVERAL_WAYS = "there may be several ways out"
 
 
 def judge_mapping(facts: Facts) -> Verdict[Dependence]:
@@ -30,17 +33,24 @@ def judge_mapping(facts: Facts) -> Verdict[Dependence]:
     # A port of which not everybody told is no contradiction, only a try that failed.
     whole = [verdicts[local] for local, asked in ports.items() if all(exchange.answered for _, exchange in asked)]
     if len({verdict.value for verdict in whole}) > 1:
-        return _conflicting(whole)
+        return _conflicting(whole, several_ways_out=any(_several_ways_out(asked) for asked in ports.values()))
     best = (verdict for verdict in (*whole, *verdicts.values()) if verdict.determined)
     return next(best, None) or next(iter(verdicts.values()), None) or not_determined(_why_nothing(facts, []))
 
 
-def _conflicting(verdicts: list[Verdict[Dependence]]) -> Verdict[Dependence]:
-    """Return what most ports say, and all that was seen."""
+def _conflicting(verdicts: list[Verdict[Dependence]], *, several_ways_out: bool) -> Verdict[Dependence]:
+    """Return what most ports say, and all that was seen; nothing where flows take turns between several ways out."""
     evidence = tuple(index for verdict in verdicts for index in verdict.evidence)
-    value, _ = Counter(verdict.value for verdict in verdicts if verdict.value).most_common(1)[0]
+    value, count = Counter(verdict.value for verdict in verdicts).most_common(1)[0]
     reasons = "; but ".join(dict.fromkeys(verdict.reason for verdict in verdicts))
-    return Verdict(value, Certainty.CONFLICTING, f"not every local port is treated alike: {reasons}", evidence)
+    reason = f"not every local port is treated alike: {reasons}"
+    if value is None or several_ways_out or 2 * count <= len(verdicts):
+        return not_determined(reason, evidence)
+    return Verdict(value, Certainty.CONFLICTING, reason, evidence)
+
+
+def _several_ways_out(asked: list[Cited[Exchange]]) -> bool:
+    return len({exchange.mapped.address for _, exchange in asked if exchange.mapped}) > 1
 
 
 def _judge_port(facts: Facts, asked: list[Cited[Exchange]]) -> Verdict[Dependence]:
@@ -52,9 +62,9 @@ def _judge_port(facts: Facts, asked: list[Cited[Exchange]]) -> Verdict[Dependenc
     for _, exchange in seen:
         assert exchange.mapped is not None
         if mapped.setdefault(exchange.remote, exchange.mapped) != exchange.mapped:
+            moved = f"from {mapped[exchange.remote]} to {exchange.mapped} while it was being tested"
             return not_determined(
-                f"the mapping towards {exchange.remote} moved from {mapped[exchange.remote]} to {exchange.mapped} "
-                "while it was being tested: something on the way, or a neighbour on the same port, changed it",
+                f"the mapping towards {exchange.remote} moved {moved}: {_who_moved_it(facts, asked, exchange.remote)}",
                 indexes(seen),
             )
     return _judge(facts, seen, mapped)
@@ -70,11 +80,14 @@ def _judge(facts: Facts, seen: list[Cited[Exchange]], everything: dict[Endpoint,
         return Verdict(_INDEPENDENT, certainty, f"no NAT: {_everywhere(everything)} {local} itself", evidence)
     explaining = explaining_mapping(mapped)
     if explaining == [Dependence.ENDPOINT_INDEPENDENT]:
-        return _independent(local, mapped, evidence)
+        return _independent(facts, local, mapped, evidence)
     if len(explaining) == 1:
+        verdict = Verdict(explaining[0], Certainty.CONFIRMED, _spread(mapped), evidence)
+        if facts.protocol is Protocol.TCP and explaining == [Dependence.ADDRESS_AND_PORT_DEPENDENT]:
+            verdict = judge_renewal(facts, verdict)
         # Several external addresses may as well be several ways out, each with a NAT of its own.
-        certainty = Certainty.CONFIRMED if len(_addresses(mapped)) == 1 else Certainty.LIKELY
-        return Verdict(explaining[0], certainty, _spread(mapped), evidence)
+        ways = len(_addresses(mapped))
+        return replace(verdict, certainty=Certainty.LIKELY) if verdict.determined and ways > 1 else verdict
     if not explaining:
         return not_determined(f"no dependence on the destination explains this: {_spread(mapped)}", evidence)
     if explaining == [Dependence.ENDPOINT_INDEPENDENT, Dependence.PORT_DEPENDENT]:
@@ -83,9 +96,15 @@ def _judge(facts: Facts, seen: list[Cited[Exchange]], everything: dict[Endpoint,
     return not_determined(f"cannot tell {listing(explaining)} apart: {_what_is_missing(facts, mapped)}", evidence)
 
 
-def _independent(local: Endpoint, mapped: dict[Endpoint, Endpoint], evidence: tuple[int, ...]) -> Verdict[Dependence]:
+def _independent(
+    facts: Facts, local: Endpoint, mapped: dict[Endpoint, Endpoint], evidence: tuple[int, ...]
+) -> Verdict[Dependence]:
     external = next(iter(mapped.values()))
     reason = f"{_everywhere(mapped)} {own(local)} as {external}"
+    elsewhere = facts.external_addresses - {external.address}
+    if elsewhere:
+        reason += f"; other ports were seen as {listing(sorted(elsewhere, key=str))}: {_SEVERAL_WAYS}"
+        return Verdict(_INDEPENDENT, Certainty.LIKELY, reason, evidence)
     if external.port != local.port:
         return Verdict(_INDEPENDENT, Certainty.CONFIRMED, reason, evidence)
     reason += "; port-preserving: the port may differ once another host's use of it to the same destination collides"
@@ -111,8 +130,16 @@ def _spread(mapped: dict[Endpoint, Endpoint]) -> str:
     shown = {remote: external.port if len(addresses) == 1 else external for remote, external in mapped.items()}
     text = ", ".join(f"{remote} sees {external}" for remote, external in shown.items())
     if len(addresses) > 1:
-        text += f" (external addresses differ, {listing(sorted(addresses, key=str))}: there may be several ways out)"
+        text += f" (external addresses differ, {listing(sorted(addresses, key=str))}: {_SEVERAL_WAYS})"
     return text
+
+
+def _who_moved_it(facts: Facts, asked: list[Cited[Exchange]], remote: Endpoint) -> str:
+    if remote in facts.shared:
+        return many_servers([remote])
+    if _several_ways_out(asked):
+        return _SEVERAL_WAYS
+    return "it was lost meanwhile, or something on the way or a neighbour on the same port changed it"
 
 
 def _what_is_missing(facts: Facts, mapped: dict[Endpoint, Endpoint]) -> str:
@@ -129,5 +156,5 @@ def _why_nothing(facts: Facts, asked: list[Cited[Exchange]]) -> str:
     if not facts.answered:
         return f"no server answered over {facts.protocol.upper()}"
     if not asked:
-        return "it was not asked"
+        return "it was not asked" if facts.servers else f"no server answered a greeting over {facts.protocol.upper()}"
     return f"no endpoint told the mapping: {listing(dict.fromkeys(f'{e.remote} {e.outcome}' for _, e in asked))}"

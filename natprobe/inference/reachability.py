@@ -36,7 +36,17 @@ def judge_reachability(facts: Facts) -> Verdict[bool]:
         return not_determined(what, evidence)
     if not reached:
         return not_determined(f"{what}, and nothing over {_other(facts)} either: no server may be up", evidence)
+    if gone := _gone(facts, asked):
+        return not_determined(f"{what}, and later {gone.remote} did not answer over {_other(facts)} either", evidence)
     return _blocked(facts, what, [exchange for _, exchange in reached], evidence)
+
+
+def _gone(facts: Facts, asked: list[Exchange]) -> Exchange | None:
+    """Return an exchange that shows that who answers over the other protocol does so no longer, or None."""
+    failed = min(exchange.at + exchange.waited for exchange in asked)
+    addresses = {exchange.remote.address for exchange in asked}
+    later = [e for _, e in facts.elsewhere if e.at >= failed and e.remote.address in addresses]
+    return later[0] if later and not any(exchange.answered for exchange in later) else None
 
 
 def _blocked(facts: Facts, what: str, reached: list[Exchange], evidence: tuple[int, ...]) -> Verdict[bool]:

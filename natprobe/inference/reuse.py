@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from natprobe.behaviour import Certainty, Dependence, Difference, PortReuse, Protocol, Verdict, not_determined
 from natprobe.draws import answered, chance_of_none, kept, meetings, pairs, ports, step, widest_pool
+from natprobe.endpoint import Endpoint
 from natprobe.inference.facts import Facts, indexes
-from natprobe.observation import Flow, Sharing
+from natprobe.observation import Exchange, Flow, Sharing
 from natprobe.silence import CONVINCING, SUGGESTIVE
 
 _APART = {
@@ -105,11 +106,13 @@ def _refused(facts: Facts, mapping: Verdict[Dependence]) -> list[_Bound]:
 
     That a NAT keeps the number of a port may be luck once, where it chooses from few; so that takes two refusals. A
     second flow that had the port already, and lost it on its way to a nearer remote, takes a NAT whose mappings do not
-    depend on the remote to mean anything. A neighbour may have been in the way, but where the first flow itself was.
+    depend on the remote to mean anything. A neighbour may have been in the way, but where the first flow itself was;
+    where it was a third flow of this host's, that is known.
     """
+    held = _held(facts)
     refusals: dict[Difference, list[Sharing]] = {}
     for _, fact in facts.sharings:
-        if fact.refused:
+        if fact.refused and not held.get((fact.first.mapped, fact.second.remote), set()) - {fact.first.local}:
             refusals.setdefault(fact.difference, []).append(fact)
     independent = mapping.value is Dependence.ENDPOINT_INDEPENDENT
     bounds = []
@@ -121,6 +124,16 @@ def _refused(facts: Facts, mapping: Verdict[Dependence]) -> list[_Bound]:
             chance = 0.0 if difference is Difference.NOTHING else SUGGESTIVE
             bounds.append(_Bound(difference, chance, _refusal(moved[0])))
     return bounds
+
+
+def _held(facts: Facts) -> dict[tuple[Endpoint | None, Endpoint], set[Endpoint]]:
+    """Return which local endpoints had an external endpoint towards a remote: there it is not free for any other."""
+    held: dict[tuple[Endpoint | None, Endpoint], set[Endpoint]] = {}
+    flows = [flow for _, fact in facts.draws if fact.protocol is facts.protocol for flow in fact.flows]
+    asked: list[Flow | Exchange] = [*flows, *(exchange for _, exchange in facts.exchanges)]
+    for one in asked:
+        held.setdefault((one.mapped, one.remote), set()).add(one.local)
+    return held
 
 
 def _refusal(fact: Sharing) -> str:

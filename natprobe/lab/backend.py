@@ -24,6 +24,12 @@ READY = "serving"
 """With this word begins the line that a server of the lab writes to stderr when all its sockets are bound."""
 
 
+_SHUT = "ip natprobe_shut"
+_DROPPING_ALL = "{ chain enter { type filter hook prerouting priority raw; drop; }; }"
+"""Stands before a gateway from the swap of its rules until all is forgotten: what passed between would teach the new
+rules the mappings of the old ones."""
+
+
 @dataclass(frozen=True, slots=True)
 class Legs:
     """Where a gateway stands: its interface to the internet and the address there, and its interface to the LAN."""
@@ -101,7 +107,8 @@ class Lab(ABC):
         """
         legs = self.legs(gateway)
         text = ruleset(policy, uplink=legs.uplink, lan=legs.lan, external=legs.external)
-        self.must(gateway, ["sh", "-c", "nft -f - && conntrack -F"], stdin=text)
+        swap = f"nft -f - && conntrack -F && nft delete table {_SHUT}"
+        self.must(gateway, ["sh", "-c", swap], stdin=f"{text}table {_SHUT} {_DROPPING_ALL}\n")
         self.policies[gateway] = policy
 
     def legs(self, gateway: str) -> Legs:

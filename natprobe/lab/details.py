@@ -6,7 +6,7 @@ Part of a policy, and data like it. Only the in-memory NAT can be told all of th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -81,6 +81,24 @@ class Details:
             asked if asked is not None else default for asked, default in zip(own, _LIFETIMES[protocol], strict=True)
         )
         return opening, stream, closed
+
+    def behind(self, outer: Details, protocol: Protocol) -> Details:
+        """Return what two in series come to as a host behind both sees it, these the nearer; ports are not looked at.
+
+        A flow lives as long as both remember it, and what keeps it alive must pass both.
+        """
+        opening, stream, closed = map(min, self.lifetimes(protocol), outer.lifetimes(protocol))
+        quotas = [details for details in (self, outer) if details.quota is not None]
+        scarce = min(quotas, key=lambda details: details.quota or 0, default=outer)
+        return replace(
+            outer,
+            refresh=self.refresh if outer.refresh is Refresh.BOTH else outer.refresh,
+            lifetime=opening,
+            lifetime_stream=stream,
+            lifetime_closed=closed,
+            quota=scarce.quota,
+            over_quota=scarce.over_quota,
+        )
 
 
 _LIFETIMES: Mapping[Protocol, tuple[float, float, float]] = {

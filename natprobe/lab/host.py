@@ -210,10 +210,17 @@ class _MemoryStream:
 
     async def receive(self, size: int) -> bytes:
         while len(self._buffer) < size and not self._ended:
-            self._waiter = self._loop.create_future()
-            await self._waiter
+            await self._next()
         taken, self._buffer = self._buffer[:size], self._buffer[size:]
         return taken
+
+    async def finish(self) -> None:
+        self.close()
+        while not self._ended:
+            await self._next()
+
+    async def reset(self) -> None:
+        self.connection.abort()
 
     def close(self) -> None:
         self.connection.close()
@@ -233,6 +240,10 @@ class _MemoryStream:
     def _settle(self, failure: Failure | None) -> None:
         if not self.settled.done():
             self.settled.set_result(failure)
+
+    async def _next(self) -> None:
+        self._waiter = self._loop.create_future()
+        await self._waiter
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():

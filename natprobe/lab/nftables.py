@@ -27,11 +27,18 @@ SLOTS = 2048
 LIFETIME = 300
 """Seconds that a mapping or a permission outlives the last outbound packet: the default of RFC 4787 §4.3 REQ-5."""
 
-_NATIVE = {
+_MASQUERADE = {
     (Dependence.ENDPOINT_INDEPENDENT, PortAssignment.PRESERVING): "masquerade",
-    (Dependence.ADDRESS_AND_PORT_DEPENDENT, PortAssignment.RANDOM): "masquerade fully-random",
 }
-"""What the kernel does alone. It tells connections apart by the whole 5-tuple and so reuses ports per destination."""
+_NATIVE = {
+    Protocol.UDP: _MASQUERADE
+    | {(Dependence.ADDRESS_AND_PORT_DEPENDENT, PortAssignment.RANDOM): "masquerade fully-random"},
+    Protocol.TCP: _MASQUERADE | {(Dependence.CONNECTION_DEPENDENT, PortAssignment.RANDOM): "masquerade fully-random"},
+}
+"""What the kernel does alone. It tells connections apart by the whole 5-tuple and so reuses ports per destination.
+
+At random each connection gets a port of its own: the entry of the one before, which has ended, gives way to it.
+"""
 
 _NO_REUSE = (PortReuse.PER_DESTINATION_ADDRESS, PortReuse.OVERLOADING)
 
@@ -57,8 +64,8 @@ def ruleset(policy: NatPolicy, *, uplink: str, lan: str, external: str) -> str:
 def require_possible(policy: NatPolicy) -> None:
     """Raise PolicyNotPossible, naming the field, for a NAT that the kernel cannot be."""
     for protocol in Protocol:
-        obstacles = _router_obstacles if not policy.translated else _nat_obstacles
-        for impossible, what in obstacles(policy.of(protocol)):
+        own = policy.of(protocol)
+        for impossible, what in _nat_obstacles(own, protocol) if policy.translated else _router_obstacles(own):
             if impossible:
                 raise PolicyNotPossible(f"{protocol}: the kernel's NAT has no {what}")
 
@@ -70,11 +77,12 @@ def _router_obstacles(policy: ProtocolPolicy) -> Iterator[tuple[bool, str]]:
     yield filters and policy.unsolicited is Treatment.ACCEPTED, "unsolicited accepted behind a filter that refuses it"
 
 
-def _nat_obstacles(policy: ProtocolPolicy) -> Iterator[tuple[bool, str]]:
+def _nat_obstacles(policy: ProtocolPolicy, protocol: Protocol) -> Iterator[tuple[bool, str]]:
     how = f"mapping {policy.mapping} and port_assignment {policy.port_assignment}"
-    native = (policy.mapping, policy.port_assignment) in _NATIVE
+    native = (policy.mapping, policy.port_assignment) in _NATIVE[protocol]
     overlapping, exclusive = (policy.port_reuse is reuse for reuse in (PortReuse.PER_DESTINATION, PortReuse.EXCLUSIVE))
-    yield policy.mapping is Dependence.CONNECTION_DEPENDENT, f"mapping {policy.mapping}"
+    own_way = native and overlapping
+    yield policy.mapping is Dependence.CONNECTION_DEPENDENT and not own_way, how
     yield policy.filtering is Dependence.CONNECTION_DEPENDENT, f"filtering {policy.filtering}"
     yield policy.port_assignment is PortAssignment.OTHER, f"port_assignment {policy.port_assignment}"
     yield policy.port_reuse in _NO_REUSE, f"port_reuse {policy.port_reuse}"
@@ -247,7 +255,7 @@ class _Table:
             # All slots are taken, and a port that is somebody's is not given out again.
             yield f"{self._outbound} drop"
         elif self.translated:
-            yield f"{self._outbound} {_NATIVE[self.policy.mapping, self.policy.port_assignment]}"
+            yield f"{self._outbound} {_NATIVE[self.protocol][self.policy.mapping, self.policy.port_assignment]}"
 
     def _learn(self) -> Iterator[str]:
         if self._permits:

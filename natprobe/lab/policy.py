@@ -117,13 +117,13 @@ _DEPENDENCES = {
 }
 
 _PLAIN = ProtocolPolicy(port_assignment=PortAssignment.PRESERVING, port_reuse=PortReuse.PER_DESTINATION)
-_RANDOM = replace(_PLAIN, mapping=Dependence.ADDRESS_AND_PORT_DEPENDENT, port_assignment=PortAssignment.RANDOM)
+_RANDOM_UDP = replace(_PLAIN, mapping=Dependence.ADDRESS_AND_PORT_DEPENDENT, port_assignment=PortAssignment.RANDOM)
+_RANDOM_TCP = replace(_RANDOM_UDP, mapping=Dependence.CONNECTION_DEPENDENT)
 _OPEN = ProtocolPolicy(filtering=Dependence.ENDPOINT_INDEPENDENT, unsolicited=Treatment.ACCEPTED)
 
 
-def _linux(policy: ProtocolPolicy) -> NatPolicy:
-    udp, tcp = (replace(policy, details=LINUX[protocol]) for protocol in Protocol)
-    return NatPolicy(udp, tcp)
+def _linux(udp: ProtocolPolicy, tcp: ProtocolPolicy | None = None) -> NatPolicy:
+    return NatPolicy(replace(udp, details=LINUX[Protocol.UDP]), replace(tcp or udp, details=LINUX[Protocol.TCP]))
 
 
 PRESETS: Mapping[str, NatPolicy] = {
@@ -140,7 +140,7 @@ PRESETS: Mapping[str, NatPolicy] = {
     "linux-masquerade-accept": _linux(replace(_PLAIN, unsolicited=Treatment.ACCEPTED)),
     "linux-masquerade-drop": _linux(_PLAIN),
     "linux-masquerade-reject": _linux(replace(_PLAIN, unsolicited=Treatment.RESET)),
-    "linux-fully-random": _linux(_RANDOM),
+    "linux-fully-random": _linux(_RANDOM_UDP, _RANDOM_TCP),
 }
 """Every policy that has a name. ``eim-apdf`` reads: endpoint-independent mapping, address-and-port-dependent filter."""
 
@@ -182,7 +182,31 @@ def _compose(inner: NatPolicy, outer: NatPolicy, protocol: Protocol) -> Protocol
         port_reuse=translator.port_reuse,
         unsolicited=near.unsolicited if passes else far.unsolicited,
         outbound=far.outbound if near.outbound is Treatment.ACCEPTED else near.outbound,
+        details=_details(inner, outer, protocol, ports=chooser, refusing=near if passes else far),
     )
+
+
+def _details(
+    inner: NatPolicy, outer: NatPolicy, protocol: Protocol, *, ports: ProtocolPolicy, refusing: ProtocolPolicy
+) -> Details:
+    """Return the finer points of two in series; a plain router remembers nothing and so has none."""
+    stateful = [policy.of(protocol) for policy in (inner, outer) if policy.translated or _filters(policy.of(protocol))]
+    own = [policy.details for policy in stateful] or [Details()]
+    both = own[0].behind(own[1], protocol) if len(own) > 1 else own[0]
+    filters = list(filter(_filters, stateful))
+    return replace(
+        both,
+        port_step=ports.details.port_step,
+        port_range=ports.details.port_range,
+        port_block=ports.details.port_block,
+        parity=ports.details.parity,
+        filter_per_host=bool(filters) and all(policy.details.filter_per_host for policy in filters),
+        unsolicited_after=refusing.details.unsolicited_after,
+    )
+
+
+def _filters(policy: ProtocolPolicy) -> bool:
+    return policy.filtering is not Dependence.ENDPOINT_INDEPENDENT
 
 
 def _mapping(policy: NatPolicy, protocol: Protocol) -> Dependence:

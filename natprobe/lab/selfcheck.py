@@ -176,6 +176,8 @@ def _observe_tcp(asked: Sequence[Endpoint], quiet: Endpoint) -> dict[str, object
             connections = {to: stack.enter_context(_connect(port, to)) for to in asked}
             seen = {to: Endpoint.parse(_call(sock, {})["seen"]) for to, sock in connections.items()}
             local = Endpoint.of(*connections[first].getsockname())
+        with _connect(port, first) as again:  # the first one has ended
+            renewed = Endpoint.parse(_call(again, {})["seen"]) != seen[first]
     except OSError:
         return {"reachable": False}
     with ExitStack() as stack:
@@ -184,7 +186,8 @@ def _observe_tcp(asked: Sequence[Endpoint], quiet: Endpoint) -> dict[str, object
         mapped = Endpoint.parse(_call(sock, {})["seen"]).port
         outcomes = _call(sock, dict.fromkeys(others, mapped) | {quiet: UNMAPPED_PORT})["outcomes"]
     came_in = {to for to in others if outcomes[str(to)] == "connected"}
-    return _behaviour(seen, local, first, came_in) | {"unsolicited": outcomes[str(quiet)]}
+    behaviour = _behaviour(seen, local, first, came_in) | {"unsolicited": outcomes[str(quiet)]}
+    return behaviour | ({"mapping": str(Dependence.CONNECTION_DEPENDENT)} if renewed else {})
 
 
 def _free_port(stack: ExitStack, *, listening: bool = False) -> int:

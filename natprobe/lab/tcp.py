@@ -26,7 +26,6 @@ _LEAST_TIMEOUT = 0.2
 _MOST_TIMEOUT = 120.0
 _ASKED_ANEW = 0.008
 """How soon Linux repeats a SYN after it has reset what was left there of an earlier attempt."""
-_TIME_WAIT = 60.0
 _SEGMENT = 1448
 
 _ABORTS = {  # what connect() says to each, for every one ends an attempt at once
@@ -78,9 +77,12 @@ class Tcp:
         self.listeners: dict[Endpoint, Callable[[Connection], User]] = {}
 
     def dial(self, local: Endpoint, remote: Endpoint, user: User) -> Connection:
-        """Begin to connect. Raises ValueError where there is such a connection already."""
+        """Begin to connect. Raises ValueError where there is such a connection already.
+
+        One in TIME-WAIT is taken over at once, as Linux does where timestamps tell the two apart (RFC 6191).
+        """
         old = self.connections.get((local, remote))
-        if old is not None and not old.forgotten:
+        if old is not None and not old.waiting:
             raise ValueError(f"{local} is connected to {remote} already")
         connection = Connection(self, local, remote)
         connection.user = user
@@ -131,7 +133,6 @@ class Connection:
         self._timeout = _FIRST_TIMEOUT
         self._asked_at = 0.0
         self._finished = self._heard_all = False
-        self._waits_until = 0.0
 
     @property
     def opening(self) -> bool:
@@ -141,10 +142,6 @@ class Connection:
     def waiting(self) -> bool:
         """Whether only the memory of it is left (RFC 9293 §3.3.2, TIME-WAIT)."""
         return self._state is _State.TIME_WAIT
-
-    @property
-    def forgotten(self) -> bool:
-        return self.waiting and self._tcp.loop.time() >= self._waits_until
 
     # --- what the user does -------------------------------------------------------------------------------------------
 
@@ -218,11 +215,11 @@ class Connection:
             self._open()
 
     def _arrive_later(self, packet: Packet) -> None:
+        if self._state is _State.SYN_RECEIVED and packet.ack != self._next:
+            self._tcp.send(reset(packet))
+            return
         self._take_ack(packet.ack)
         if self._state is _State.SYN_RECEIVED:
-            if packet.ack != self._next:
-                self._tcp.send(reset(packet))
-                return
             self._open()
         if packet.flags is Flags.SYN_ACK:
             self._acknowledge()
@@ -265,7 +262,6 @@ class Connection:
     def _end_if_done(self) -> None:
         if self._finished and self._heard_all and not self._unacked and self._state is _State.OPEN:
             self._state = _State.TIME_WAIT
-            self._waits_until = self._tcp.loop.time() + _TIME_WAIT
 
     # --- what is sent -------------------------------------------------------------------------------------------------
 

@@ -61,6 +61,12 @@ class Setting:
         """Open a TCP connection from ``local``; one that fails is a conversation that says so. Raises AddressBusy."""
         return await Conversation.open(self.network, self.started, local, remote)
 
+    async def free_tcp_port(self, port: int = 0) -> Endpoint:
+        """Return a local endpoint that no other socket has: the one asked for, or what the system gives a listener."""
+        listener = await self.network.listen(Endpoint(self.source, port))
+        listener.close()
+        return listener.local
+
 
 def hello_attributes() -> tuple[Attribute, ...]:
     """Return what a first request carries: a wish for a cookie, and room for a reflector to describe itself."""
@@ -97,13 +103,17 @@ def endpoints_to_map(server: Server, known: Sequence[Server]) -> list[Endpoint]:
     return list(dict.fromkeys([*server.listens, *(other.contacted for other in known)]))
 
 
-def collided(mappings: Sequence[Exchange]) -> bool:
-    """Return whether the NAT kept the local port towards some endpoints and not towards others.
+def irregular(mappings: Sequence[Exchange]) -> bool:
+    """Return whether what one local port was seen as may be owed to chance, so that other ports must be asked too.
 
-    So it looks where a neighbour holds that port towards some of them (RFC 4787 §8: a NAT that is not deterministic),
-    and whether it was that only other local ports can tell.
+    A NAT that kept the port towards some endpoints only looks like that where a neighbour holds it towards the others
+    (RFC 4787 §8: it is not deterministic). Several external addresses may be several ways out, taken by turns. And a
+    mapping that moved towards one and the same endpoint was lost during the test.
     """
-    return len({mapping.mapped.port == mapping.local.port for mapping in mappings if mapping.mapped}) > 1
+    seen = [(mapping.remote, mapping.mapped) for mapping in mappings if mapping.mapped]
+    kept = {mapping.mapped.port == mapping.local.port for mapping in mappings if mapping.mapped}
+    addresses = {mapped.address for _, mapped in seen}
+    return len(kept) > 1 or len(addresses) > 1 or len(set(seen)) > len(dict(seen))
 
 
 async def answers(asking: Iterable[Awaitable[Exchange]], record: Callable[[Observation], None]) -> list[Exchange]:

@@ -29,7 +29,9 @@ from natprobe.server import Server
 from natprobe.stun import Class, request
 
 PATIENCE = 60.0
-"""Seconds that one waits for the other to be started, and for it to be done."""
+"""Seconds that one waits for the other to be started."""
+_PARTING = 25.0
+"""Seconds that one waits for the other to be done."""
 _KNOCKS = 0.25
 """Seconds between two greetings, for the other may not be there yet."""
 _ANSWER = 6.0
@@ -39,7 +41,11 @@ _ROOM = 64
 
 
 class Hello(msgspec.Struct, tag="hello", frozen=True):
-    """Who one is: the address that its flows come from."""
+    """Is anybody there?"""
+
+
+class Welcome(msgspec.Struct, tag="welcome", frozen=True):
+    """The answer: one is, and this is the address that its flows come from."""
 
     address: str
 
@@ -65,7 +71,7 @@ class Bye(msgspec.Struct, tag="bye", frozen=True):
     """One has no more questions."""
 
 
-_Memo = Hello | Ask | Told | Bye
+_Memo = Hello | Welcome | Ask | Told | Bye
 
 
 class Partner:
@@ -112,27 +118,28 @@ class Partner:
     # --- the meeting --------------------------------------------------------------------------------------------------
 
     async def greet(self) -> None:
-        """Say hello until the other has been heard. Raises TimeoutError."""
+        """Say hello until the other answers. Raises TimeoutError."""
         async with asyncio.timeout(PATIENCE):
             while not self.met.is_set():
-                await self._send(Hello(str(self._setting.source)))
+                await self._send(Hello())
                 with suppress(TimeoutError):
                     async with asyncio.timeout(_KNOCKS):
                         await self.met.wait()
-        await self._send(Hello(str(self._setting.source)))  # the other's may be all that was heard by now
 
     async def part(self) -> None:
         """Say goodbye, and stay for the other's questions until it does too."""
         await self._send(Bye())
         with suppress(TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(_PARTING):
                 await self.parted.wait()
 
     async def read(self) -> None:
         """Heed what the other sends, until the connection ends."""
         while (memo := await self._receive()) is not None:
             match memo:
-                case Hello():
+                case Hello() if not self.parted.is_set():
+                    await self._send(Welcome(str(self._setting.source)))
+                case Welcome():
                     with suppress(ValueError):
                         self.address = parse_address(memo.address)
                         self.met.set()

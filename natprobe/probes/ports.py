@@ -35,12 +35,16 @@ MOST_DEEP = {Protocol.UDP: 1_600, Protocol.TCP: 900}
 MOST_DATAGRAMS = 760
 """Datagrams after which the default tier draws no more, copies of lost ones included."""
 LONGEST = 1.7
-"""Seconds that all of it may take in the default tier, beside three round trips."""
-LONGEST_DEEP = 20.0
+"""Seconds that all of it may take, beside three round trips, where nobody asked for it in particular."""
+LONGEST_WANTED = 20.0
+_STRAGGLING = {Protocol.UDP: 0.5, Protocol.TCP: 1.5}
+"""Seconds that the last of many flows are waited for, if need be: until a lost one has been repeated."""
 _PACE = 0.001
 _POLITE_PACE = 0.1
-_TRIES = 2
-"""Ports asked for once more by name: a neighbour may have the first one."""
+_REFUSALS = 2
+"""Ports that must be refused when asked for by name: a neighbour may have the first one."""
+_TRIES = 5
+"""Ports asked for by name at most: of one that is in use, or not answered for, nothing is learnt."""
 
 
 async def probe_ports(setting: Setting, known: Sequence[Server], protocol: Protocol) -> None:
@@ -92,7 +96,8 @@ class _Hunt:
         self._ceiling = Difference.NOTHING
         """The least difference by which they may share one, as far as is known."""
         self._rtt = setting.known_rtt() or 0.1
-        self._deadline = setting.now() + (LONGEST_DEEP if setting.deep else LONGEST) + 3 * self._rtt
+        wanted = setting.deep or setting.second or setting.partner
+        self._deadline = setting.now() + (LONGEST_WANTED if wanted else LONGEST) + 3 * self._rtt
         self._most = (MOST_DEEP if setting.deep else MOST)[protocol]
 
     @property
@@ -107,19 +112,22 @@ class _Hunt:
 
     async def pursue(self) -> None:
         """Find out how much alike two flows may be that share a port, as far as it can be told from here."""
-        trials: list[Sharing] = []
+        refusals: list[Sharing] = []
         for first in self._askable():
             second, remote = Endpoint(self._partner, _port(first)), self._apart(first, Difference.ADDRESS)
             trial = await self._try(first, second, remote)
             if trial and trial.shared:
                 await self._approach(trial)
                 return
-            if trial is None or not trial.refused:
+            if trial and trial.refused:
+                refusals.append(trial)
+            elif trial and trial.second.mapped and not refusals:
+                break  # this NAT keeps no ports
+            if len(refusals) == _REFUSALS:
                 break
-            trials.append(trial)
-        if not trials:
+        if not refusals:
             await self._draw_on()
-        for trial in trials:
+        for trial in refusals:
             second = Endpoint(self._partner, _port(trial.first))
             await self._trial(trial.first, second, trial.first.remote, _other(self._protocol))
 
@@ -132,15 +140,15 @@ class _Hunt:
         return self._setting.second or self._setting.source
 
     def _askable(self) -> list[Flow]:
-        """Return flows of whose external port's number there is a local port that has not been used, two at most.
+        """Return flows of whose external port's number there is a local port that has not been used, a few at most.
 
-        And that no third flow was given as well, which would be in the way.
+        And that no third flow was given as well, which would be in the way. First those that kept theirs.
         """
         used = {flow.local for flow in self._flows}
         flows = answered(self._flows)
         holders = Counter(flow.mapped for flow in flows)
         fit = [f for f in flows if holders[f.mapped] == 1 and Endpoint(self._partner, _port(f)) not in used]
-        return fit[-_TRIES:]
+        return [*kept(fit), *(flow for flow in fit if flow not in kept(fit))][:_TRIES]
 
     def _apart(self, first: Flow, difference: Difference, *but: Endpoint) -> Endpoint | None:
         """Return a remote that differs in this, and no more, from that of a flow."""
@@ -173,7 +181,7 @@ class _Hunt:
     async def _ask(self, lines: Lines, flow: Flow) -> Flow:
         """Ask a flow's remote again as what its local endpoint is seen, for as long as an answer may be expected."""
         try:
-            async with asyncio.timeout(max(0.4, 6 * self._rtt)):
+            async with asyncio.timeout(max(2.0 if self._setting.partner else 0.5, 6 * self._rtt)):
                 return await lines.ask(flow.local, flow.remote)
         except TimeoutError:
             return Flow(flow.local, flow.remote)
@@ -206,7 +214,11 @@ class _Hunt:
         self._given[second.local] = second
         for nearer in (Difference.PORT, Difference.NOTHING):
             if trial.shared and nearer > self._shared:
-                trial = await self._try(trial.first, second.local, self._apart(trial.first, nearer)) or trial
+                held = [
+                    flow.remote for flow in self._flows if flow.mapped == second.mapped and nearer < Difference.NOTHING
+                ]
+                remote = self._apart(trial.first, nearer, *held)
+                trial = await self._try(trial.first, second.local, remote) or trial
 
     # --- drawn --------------------------------------------------------------------------------------------------------
 
@@ -255,7 +267,7 @@ class _Hunt:
         everything = asyncio.gather(*tasks, return_exceptions=True)
         ends: list[asyncio.Future[Any]] = [met, everything]
         try:
-            timeout = min(self.left, number * pace + max(0.25, 5 * self._rtt))
+            timeout = min(self.left, number * pace + max(_STRAGGLING[self._protocol], 5 * self._rtt))
             await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in tasks:

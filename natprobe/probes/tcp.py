@@ -36,12 +36,13 @@ from natprobe.probes import (
     Setting,
     answers,
     choose,
-    collided,
     endpoints_to_map,
     hello_attributes,
+    irregular,
     plain_attributes,
     uncontacted,
 )
+from natprobe.probes.reconnect import reconnecting, worth_waiting
 from natprobe.server import Kind, Sender, Server, describe
 from natprobe.stun import Attribute, Message
 
@@ -69,15 +70,18 @@ async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> list[Serve
 
     Returns the servers that answered.
     """
-    local = await _free_port(setting, setting.port)
-    known = await _test_filtering(setting, servers)
-    await setting.filters_tested.wait()
-    if known:
-        endpoints = endpoints_to_map(choose(known), known)
-        mappings = await hold(setting, local, endpoints)
-        failed = not all(mapping.answered for mapping in mappings)
-        for _ in range(FURTHER_PORTS if collided(mappings) else failed):
-            await hold(setting, await _free_port(setting), endpoints)
+    local = await setting.free_tcp_port(setting.port)
+    async with reconnecting(setting, servers) as one_has_told:
+        known = await _test_filtering(setting, servers)
+        await setting.filters_tested.wait()
+        if known:
+            endpoints = endpoints_to_map(choose(known), known)
+            mappings = await hold(setting, local, endpoints)
+            failed = not all(mapping.answered for mapping in mappings)
+            for _ in range(FURTHER_PORTS if irregular(mappings) else failed):
+                mappings += await hold(setting, await setting.free_tcp_port(), endpoints)
+            if worth_waiting(mappings):
+                await one_has_told()
     return known
 
 
@@ -251,13 +255,6 @@ async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint])
 
 async def _ask_all(conversations: Sequence[Conversation], purpose: Purpose, tag: Attribute) -> list[Exchange]:
     return await asyncio.gather(*(c.ask(purpose, tag, *plain_attributes()) for c in conversations))
-
-
-async def _free_port(setting: Setting, port: int = 0) -> Endpoint:
-    """Return a local endpoint that no other socket has: the one asked for, or what the system gives a listener."""
-    listener = await setting.network.listen(Endpoint(setting.source, port))
-    listener.close()
-    return listener.local
 
 
 def _group_size(reply: Message | None) -> int | None:

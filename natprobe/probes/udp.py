@@ -18,9 +18,9 @@ from natprobe.probes import (
     Setting,
     answers,
     choose,
-    collided,
     endpoints_to_map,
     hello_attributes,
+    irregular,
     plain_attributes,
     ranked,
     uncontacted,
@@ -46,7 +46,7 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> list[Serve
         if not known:
             return []
         endpoints = endpoints_to_map(choose(known), known)
-        if collided(await map_endpoints(setting, mapping, endpoints)):
+        if irregular(await map_endpoints(setting, mapping, endpoints)):
             for _ in range(FURTHER_PORTS):
                 async with await setting.mailbox() as another:
                     await map_endpoints(setting, another, endpoints)
@@ -76,12 +76,20 @@ async def _test_filtering(
 
 
 async def map_endpoints(setting: Setting, mailbox: Mailbox, endpoints: Sequence[Endpoint]) -> list[Exchange]:
-    """From one fresh socket, ask every endpoint at once for the mapped address, the first one twice."""
-    exchanges = await asyncio.gather(
-        *(mailbox.ask(Purpose.MAPPING, e, *plain_attributes()) for e in (*endpoints, endpoints[0]))
-    )
-    for exchange in exchanges:
+    """From one fresh socket, ask every endpoint at once for the mapped address, and who answered first once more.
+
+    A mapping that was lost and made anew meanwhile has moved for whoever answered before, and so for the first.
+    """
+
+    async def ask(remote: Endpoint) -> Exchange:
+        exchange = await mailbox.ask(Purpose.MAPPING, remote, *plain_attributes())
         setting.record(exchange)
+        return exchange
+
+    exchanges = await asyncio.gather(*map(ask, endpoints))
+    answered = [exchange for exchange in exchanges if exchange.answered]
+    if answered:
+        exchanges.append(await ask(min(answered, key=lambda exchange: exchange.at + exchange.waited).remote))
     return exchanges
 
 

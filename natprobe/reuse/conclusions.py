@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from math import exp
+
 from natprobe.inference.facts import listing
+from natprobe.reuse.capacity import POOL
 from natprobe.reuse.facts import CLOSED, SILENCE, Failure, Holding, Stage
 
 _MORE = "natprobe reflect --destinations opens more"
@@ -19,6 +22,7 @@ _ADVICE: dict[tuple[Stage, str], str] = {
     (Stage.HANDSHAKE, "EHOSTUNREACH"): "refused with ICMP: so a NAT may tell that a limit is reached (RFC 6888 §4)",
     (Stage.HANDSHAKE, "EACCES"): "refused with ICMP, administratively: so a NAT may tell that a limit is reached",
 }
+_TELLING = 1e-3
 _NO_MEMORY = ("ENOMEM", "ENOBUFS")
 
 
@@ -85,13 +89,25 @@ def _limit_on_the_way(holding: Holding) -> str:
         return (
             f"and only {holding.alive:,} of {holding.opened:,} that were open lived on: the path itself is in trouble"
         )
-    lived = f"while all {holding.opened:,} that were open lived on"
+    told = f"no more get through, while all {holding.opened:,} that were open lived on"
     if holding.translated and holding.opened > 1 and holding.external_ports == holding.opened:
         return (
-            f"no more get through, {lived}, each with an external port of its own: the NAT shares no port between "
-            f"destinations, and has no other than these {holding.opened:,} for this host"
+            f"{told}, each with an external port of its own: as where a NAT shares no port between destinations and "
+            f"has none for this host but these {holding.opened:,}; a limit on connections {_alike(holding)}"
         )
-    return f"no more get through, {lived}: a limit on the way, of connections or of the memory for them"
+    return f"{told}: a limit on the way, of connections or of the memory for them"
+
+
+def _alike(holding: Holding) -> str:
+    """Return whether another limit would look as a pool of exclusive ports does that is used up."""
+    lowest, highest = min(e.lowest for e in holding.external), max(e.highest for e in holding.external)
+    if highest - lowest < 2 * holding.opened:
+        return "would look alike, with ports that are given out in sequence"
+    # The birthday problem: as many draws from all the ports there are, and no port twice.
+    none_twice = exp(-holding.opened * (holding.opened - 1) / (2 * POOL))
+    if none_twice > _TELLING:
+        return f"might look alike: of so few ports, drawn at random, none need come twice (chance {none_twice:.1%})"
+    return f"would have left a port that comes twice, if they are drawn at random (chance of none: {none_twice:.0e})"
 
 
 def _times(count: int) -> str:

@@ -100,7 +100,8 @@ class Holding:
 
     ``opened`` of those ``wanted`` were up when the last one was; ``alive`` of these exchanged data after that.
     ``counted`` is how many the reflectors saw alive at once (None where none counts), ``room`` how many they have room
-    for (None: they do not say), ``destinations`` how many endpoints there were to connect to.
+    for (None: they do not say), ``destinations`` how many endpoints there were to connect to. ``unanswered`` are the
+    servers that did not answer, each with how.
     """
 
     local: Endpoint
@@ -116,6 +117,7 @@ class Holding:
     steps: tuple[Step, ...] = ()
     failures: tuple[Failure, ...] = ()
     external: tuple[External, ...] = ()
+    unanswered: tuple[str, ...] = ()
 
     @property
     def translated(self) -> bool:

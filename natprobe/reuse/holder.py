@@ -45,6 +45,10 @@ class _Failed(Exception):
         self.stage, self.error = stage, error
 
 
+class _NoMore(Exception):
+    """So many in a row have failed that those under way, and all others, would fare no better."""
+
+
 class _Held:
     """A connection that is open."""
 
@@ -105,11 +109,16 @@ class Holder:
                 self._in_a_row = 0
             except _Failed as failed:
                 self._note(failed, remote)
+                self._ended |= failed.stage.final
                 self._in_a_row += 1
-                self._ended |= failed.stage.final or self._in_a_row >= GIVE_UP
+                if self._in_a_row >= GIVE_UP:
+                    raise _NoMore from None
             on_progress(len(self._held))
 
-        await self._work(open_one, (remote for remote in remotes if not self._ended))
+        try:
+            await self._work(open_one, (remote for remote in remotes if not self._ended))
+        except* _NoMore:
+            pass
 
     async def prove(self, on_progress: Callable[[int], None]) -> None:
         """Ask on every connection once more, now that all are open, and count the answers."""

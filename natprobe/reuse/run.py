@@ -41,6 +41,8 @@ class Doors:
     room: int | None
     own: bool
     """Whether all of it is natprobe's reflectors'."""
+    unanswered: tuple[str, ...]
+    """Of the servers that did not answer: which and how."""
 
 
 async def hold(
@@ -94,6 +96,7 @@ async def hold(
             steps=steps(holder.opened),
             failures=holder.failures,
             external=external(holder.mappings),
+            unanswered=doors.unanswered,
         )
 
 
@@ -111,13 +114,18 @@ async def _knock(servers: Sequence[str], source: str | None) -> tuple[Doors, Add
     address = parse_address(source) if source else await network.source_for(contacted[0])
     greet = partial(_greet, network, Endpoint(address, 0))
     found = await asyncio.gather(*map(greet, contacted))
-    if failure := next((told for told in found if isinstance(told, NoServerAnswered)), None):
-        raise failure
-    told = [one for one in found if not isinstance(one, NoServerAnswered)]
+    told, unanswered = [one for one in found if isinstance(one, _Told)], [one for one in found if isinstance(one, str)]
+    if not told:
+        raise NoServerAnswered("; ".join(unanswered))
+    alternates = {alternate for one in told if (alternate := _alternate(one.server, contacted))}
+    more = await asyncio.gather(*map(greet, alternates))
+    return _doors([*told, *(one for one in more if isinstance(one, _Told))], unanswered), address
+
+
+def _alternate(server: Server, contacted: Sequence[Endpoint]) -> Endpoint | None:
+    """Return the endpoint at which to greet the alternate address of a server, of which there is one at most."""
     known = {endpoint.address for endpoint in contacted}
-    others = {other.address: other for one in told for other in one.server.listens if other.address not in known}
-    more = await asyncio.gather(*map(greet, others.values()))
-    return _doors([*told, *(one for one in more if not isinstance(one, NoServerAnswered))]), address
+    return next((listening for listening in server.listens if listening.address not in known), None)
 
 
 async def _endpoint(network: HostNetwork, server: str, versions: Sequence[int]) -> Endpoint:
@@ -139,14 +147,15 @@ class _Told:
     destinations: Destinations | None
 
 
-async def _greet(network: HostNetwork, local: Endpoint, server: Endpoint) -> _Told | NoServerAnswered:
+async def _greet(network: HostNetwork, local: Endpoint, server: Endpoint) -> _Told | str:
+    """Return what a server says of itself, or how it did not answer."""
     conversation = await Conversation.open(network, network.now(), local, server)
     try:
         hello = await conversation.ask(Purpose.HELLO, cookie_attribute(), filler_attribute(384))
     finally:
         conversation.close()
     if not hello.answered:
-        return NoServerAnswered(f"{server} did not answer over TCP ({hello.detail or hello.outcome})")
+        return f"{server} did not answer over TCP ({hello.detail or hello.outcome})"
     value = conversation.reply.value(Extension.DESTINATIONS) if conversation.reply else None
     destinations = None
     with suppress(MalformedMessage):
@@ -154,15 +163,21 @@ async def _greet(network: HostNetwork, local: Endpoint, server: Endpoint) -> _To
     return _Told(describe(hello), hello.instance, destinations)
 
 
-def _doors(told: Sequence[_Told]) -> Doors:
-    """Return what there is to connect to, of one address and the next in turn, so that none bears more than others."""
+def _doors(told: Sequence[_Told], unanswered: Sequence[str]) -> Doors:
+    """Return what there is to connect to, of one address and the next in turn, so that none bears more than others.
+
+    Of a server with destinations these alone: at its other ports a connection may not be idle for long.
+    """
     columns: dict[Address, dict[Endpoint, None]] = {}
     for one in told:
         own = one.server.contacted
         column = columns.setdefault(own.address, {})
-        column |= dict.fromkeys(listening for listening in one.server.listens if listening.address == own.address)
-        column |= dict.fromkeys(map(own.with_port, one.destinations.ports if one.destinations else ()))
+        if one.destinations:
+            column |= dict.fromkeys(map(own.with_port, one.destinations.ports))
+        else:
+            column |= dict.fromkeys(listening for listening in one.server.listens if listening.address == own.address)
     rows = itertools.zip_longest(*columns.values())
     endpoints = tuple(endpoint for row in rows for endpoint in row if endpoint is not None)
     rooms = {one.instance: one.destinations.most for one in told if one.destinations}
-    return Doors(endpoints, sum(rooms.values()) if rooms else None, all(o.server.kind is Kind.NATPROBE for o in told))
+    reflectors = all(one.server.kind is Kind.NATPROBE for one in told)
+    return Doors(endpoints, sum(rooms.values()) if rooms else None, reflectors, tuple(unanswered))

@@ -1,0 +1,119 @@
+"""``natprobe turn``: are these STUN and TURN servers usable, and if not, why not?"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from natprobe.cli.lean import add
+from natprobe.cli.running import NOT_DETERMINED
+from natprobe.cli.terminal import coloured, emit
+from natprobe.version import VERSION
+from natprobe.views.printable import printable
+
+if TYPE_CHECKING:
+    from natprobe.webrtc import IceServerCheck
+
+_MINTED_FOR = 3600
+"""Seconds for which credentials made from a shared secret are to hold."""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    add(app, "turn", turn)
+
+
+def turn(
+    url: Annotated[list[str], typer.Argument(metavar="URL", help="stun:, stuns:, turn: or turns:, then HOST[:PORT].")],
+    *,
+    username: Annotated[
+        str | None, typer.Option(metavar="U", help="For TURN.", envvar="NATPROBE_TURN_USERNAME")
+    ] = None,
+    password: Annotated[
+        str | None, typer.Option(metavar="P", help="Better in the environment.", envvar="NATPROBE_TURN_PASSWORD")
+    ] = None,
+    secret: Annotated[
+        str | None,
+        typer.Option(metavar="S", help="The server's shared secret, to make both.", envvar="NATPROBE_TURN_SECRET"),
+    ] = None,
+    depth: Annotated[str, typer.Option(metavar="bind|allocate|permission|echo", help="How far to go.")] = "echo",
+    timeout: Annotated[str, typer.Option(metavar="S", help="Seconds for each check; all go at once.")] = "3",
+    json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
+    ipv4: Annotated[bool, typer.Option("-4", help="Use IPv4.")] = False,
+    ipv6: Annotated[bool, typer.Option("-6", help="Use IPv6. Both unless one is chosen.")] = False,
+) -> None:
+    """Tell for each STUN and TURN server whether it is usable, and if not, why.
+
+    Other users of this machine can read a command's options: what is secret stands better in the environment. Exit
+    status: 0 all usable, 3 some not, 1 could not run, 2 usage.
+    """
+    from natprobe.webrtc import check_ice_servers
+
+    username, password = _credentials(username, password, secret)
+    servers = [{"urls": url, "username": username, "credential": password}]
+    versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
+    limit = _seconds(timeout)
+    checks = asyncio.run(check_ice_servers(servers, depth=_depth(depth), timeout=limit, versions=versions))
+    emit(_json(checks) if json else "".join(map(_lines, checks)))
+    if not all(check.usable for check in checks):
+        raise typer.Exit(NOT_DETERMINED)
+
+
+def _credentials(username: str | None, password: str | None, secret: str | None) -> tuple[str | None, str | None]:
+    if secret is None:
+        return username, password
+    if password is not None:
+        raise typer.BadParameter("a secret makes the password: give one of the two", param_hint="--secret")
+    from natprobe.webrtc import timed_credentials
+
+    return timed_credentials(secret, int(time.time()) + _MINTED_FOR, username or "")
+
+
+def _depth(text: str) -> str:
+    from natprobe.webrtc import Depth
+
+    if text not in list(Depth):
+        raise typer.BadParameter(f"{text!r} is none of {', '.join(Depth)}", param_hint="--depth")
+    return text
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 0 < seconds <= 60:
+        raise typer.BadParameter(f"{text!r} is no number of seconds from 0 to 60", param_hint="--timeout")
+    return seconds
+
+
+def _json(checks: Iterable[IceServerCheck]) -> str:
+    from json import dumps
+
+    document = {"schema": "natprobe.ice-servers/1", "version": VERSION, "checks": [c.to_json() for c in checks]}
+    return dumps(document, indent=2) + "\n"
+
+
+def _lines(check: IceServerCheck) -> str:
+    family = f"IPv{check.family}" if check.family else "-"
+    state = coloured(f"{check.state:15}", good=check.usable)
+    first = f"{state} {check.transport:4} {family:5} {printable(check.url)}"
+    notes = [check.reason or _measured(check)]
+    if check.unsupported_by_aiortc:
+        notes.append(f"warning: {check.unsupported_by_aiortc}")
+    return "\n".join([first, *(f"{'':16}{printable(note)}" for note in notes if note)]) + "\n"
+
+
+def _measured(check: IceServerCheck) -> str:
+    facts = [f"{check.rtt_ms:.0f} ms" if check.rtt_ms is not None else ""]
+    if check.mapped:
+        facts.append(f"sees {check.mapped}")
+    if check.relayed:
+        facts.append(f"relays as {check.relayed}")
+    if check.not_after:
+        facts.append(f"certificate valid until {check.not_after:%Y-%m-%d}")
+    return ", ".join(filter(None, facts))

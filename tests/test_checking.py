@@ -1,0 +1,434 @@
+"""Checks of servers that lie, stammer and fall silent, and what is left behind when a check is cancelled.
+
+The servers are scripts, for coturn does none of this; what coturn does is in ``lab/test_turn.py``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from natprobe.cli.application import application
+from natprobe.endpoint import Endpoint
+from natprobe.integrity import long_term_key, signed, verified
+from natprobe.stun import (
+    Attribute,
+    Class,
+    Message,
+    Type,
+    address_attribute,
+    decode,
+    error_attribute,
+    xor_mapped_attribute,
+)
+from natprobe.webrtc import Depth, IceServerCheck, IceServerState, check_ice_servers
+from natprobe.webrtc.turn import Method, TurnType
+
+HOST = f"127.{os.getpid() >> 8 & 0x7F | 0x80}.{os.getpid() & 0xFF}.5"
+KEY = long_term_key("user", b"lab.example", "right")
+RELAYED = Endpoint.parse("198.51.100.10:50000")
+MAPPED = Endpoint.parse("198.51.100.1:40000")
+CHALLENGE = (Attribute(Type.REALM, b"lab.example"), Attribute(Type.NONCE, b"a nonce"))
+
+SHORT, LONG = 0.4, 3.0
+"""Limits in seconds: for what only the end of the time can tell, and for what is told long before."""
+ENDED_BY_TIME = ("timeout", "not_stun")
+
+Script = Callable[[Message, bytes], bytes | None]
+"""Return the answer to a request, which is also given as it came; None for silence."""
+
+
+def failure(request: Message, code: int, phrase: str, *more: Attribute) -> bytes:
+    attributes = (error_attribute(code, phrase), *more)
+    return Message(Class.ERROR, request.transaction_id, attributes, request.method).encode()
+
+
+def success(request: Message, *attributes: Attribute) -> bytes:
+    return signed(Message(Class.SUCCESS, request.transaction_id, attributes, request.method), KEY)
+
+
+def relayed(request: Message) -> Attribute:
+    return Attribute(TurnType.XOR_RELAYED_ADDRESS, xor_mapped_attribute(RELAYED, request.transaction_id).value)
+
+
+def granting(request: Message, data: bytes) -> bytes | None:
+    """A server that relays nothing, but grants everything to who knows the password."""
+    if verified(data, KEY) is None:
+        return failure(request, 401, "Unauthorized", *CHALLENGE)
+    mapped = xor_mapped_attribute(MAPPED, request.transaction_id)
+    return success(request, relayed(request), mapped, Attribute(TurnType.LIFETIME, b"\0\0\2\x58"))
+
+
+class Scripted(asyncio.DatagramProtocol):
+    """A server over UDP, and all the requests that it has had."""
+
+    def __init__(self, script: Script) -> None:
+        self._script = script
+        self.requests: list[Message] = []
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast(asyncio.DatagramTransport, transport)
+
+    def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
+        message = decode(data)
+        self.requests.append(message)
+        answer = self._script(message, data)
+        if answer is not None and message.class_ is Class.REQUEST:
+            self.transport.sendto(answer, source)
+
+    @property
+    def url(self) -> str:
+        return f"turn:{HOST}:{self.transport.get_extra_info('sockname')[1]}"
+
+
+@contextlib.asynccontextmanager
+async def serving(script: Script) -> AsyncIterator[Scripted]:
+    loop = asyncio.get_running_loop()
+    transport, server = await loop.create_datagram_endpoint(lambda: Scripted(script), (HOST, 0))
+    try:
+        yield server
+    finally:
+        transport.close()
+
+
+async def check(
+    url: str, limit: float = LONG, depth: Depth = Depth.ALLOCATE, password: str = "right"
+) -> IceServerCheck:
+    server = {"urls": url, "username": "user", "credential": password}
+    (found,) = await check_ice_servers([server], timeout=limit, depth=depth)
+    return found
+
+
+async def told(script: Script, **how: Any) -> tuple[IceServerState, str | None]:
+    async with serving(script) as server:
+        found = await check(server.url, **how)
+    return found.state, found.reason
+
+
+# --- servers that answer strangely ------------------------------------------------------------------------------------
+
+
+async def test_what_is_granted_is_told() -> None:
+    async with serving(granting) as server:
+        found = await check(server.url)
+    assert (found.state, found.depth, found.relayed, found.mapped) == ("ok", Depth.ALLOCATE, RELAYED, MAPPED)
+    assert (found.lifetime, found.realm, found.address and str(found.address.address)) == (600, "lab.example", HOST)
+
+
+async def test_a_nonce_that_is_always_stale_is_tried_once_more() -> None:
+    def script(request: Message, _data: bytes) -> bytes:
+        code, phrase = (438, "Stale Nonce") if request.value(Type.NONCE) else (401, "Unauthorized")
+        return failure(
+            request, code, phrase, Attribute(Type.REALM, b"lab.example"), Attribute(Type.NONCE, os.urandom(8))
+        )
+
+    async with serving(script) as server:
+        found = await check(server.url)
+    assert (found.state, found.reason) == (IceServerState.STALE_NONCE, "438 Stale Nonce")
+    assert len(server.requests) == 3
+
+
+async def test_a_nonce_that_is_stale_once_is_no_fault() -> None:
+    fresh = Attribute(Type.NONCE, b"another")
+
+    def script(request: Message, data: bytes) -> bytes | None:
+        if request.value(Type.NONCE) == b"a nonce":
+            return failure(request, 438, "Stale Nonce", CHALLENGE[0], fresh)
+        return granting(request, data)
+
+    assert (await told(script))[0] == IceServerState.OK
+
+
+@pytest.mark.parametrize(
+    ("password", "said"),
+    [
+        ("wrong", "401 No!: wrong username or credential"),
+        (None, "a username and a credential are wanted, and none are"),
+    ],
+)
+async def test_who_is_not_let_in(password: str | None, said: str) -> None:
+    def script(request: Message, _data: bytes) -> bytes:
+        return failure(request, 401, "No!", *CHALLENGE)
+
+    async with serving(script) as server:
+        (found,) = await check_ice_servers([{"urls": server.url, "username": "user", "credential": password}])
+    assert found.state is IceServerState.UNAUTHORIZED
+    assert said in (found.reason or "")
+    assert len(server.requests) == (2 if password else 1)  # and nothing to give back
+
+
+async def test_credentials_whose_time_is_over() -> None:
+    def script(request: Message, _data: bytes) -> bytes:
+        return failure(request, 401, "Unauthorized", *CHALLENGE)
+
+    async with serving(script) as server:
+        (found,) = await check_ice_servers([{"urls": server.url, "username": "1700000000:me", "credential": "x"}])
+    assert found.reason == "401 Unauthorized: these credentials were valid until 2023-11-14 22:13 UTC"
+
+
+@pytest.mark.slow
+async def test_an_answer_that_another_has_signed_is_no_answer() -> None:
+    def script(request: Message, data: bytes) -> bytes | None:
+        answer = granting(request, data)
+        return answer if request.value(Type.NONCE) is None else Message(Class.SUCCESS, request.transaction_id).encode()
+
+    assert await told(script, limit=1.0) == ("error", "an answer came that is not signed with this password")
+
+
+async def test_nor_does_it_keep_the_true_one_out() -> None:
+    forged: list[bytes] = []
+
+    def script(request: Message, data: bytes) -> bytes | None:
+        if request.value(Type.NONCE) is None or request.transaction_id in forged:
+            return granting(request, data)
+        forged.append(request.transaction_id)
+        return failure(request, 486, "forged on the way")
+
+    assert (await told(script))[0] == IceServerState.OK
+    assert forged
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("answer", "state", "said"),
+    [
+        (lambda r: failure(r, 508, "Insufficient Capacity"), "error", "508 Insufficient Capacity"),
+        (lambda r: failure(r, 403, "Forbidden"), "error", "403 Forbidden"),
+        (lambda r: failure(r, 486, "Allocation Quota Reached"), "quota", "486 Allocation Quota Reached"),
+        (
+            lambda r: failure(r, 300, "Try Alternate", address_attribute(TurnType.ALTERNATE_SERVER, RELAYED)),
+            "error",
+            f"300 Try Alternate (to {RELAYED})",
+        ),
+        (lambda r: failure(r, 300, "Try", Attribute(TurnType.ALTERNATE_SERVER, b"?")), "error", "300 Try"),
+        (lambda r: Message(Class.ERROR, r.transaction_id, (), r.method).encode(), "error", "0 an error without a code"),
+        (success, "error", "an answer to Allocate without a relayed address"),
+        (
+            lambda r: success(r, Attribute(TurnType.XOR_RELAYED_ADDRESS, b"\0\1")),
+            "error",
+            "no address of a known family",
+        ),
+        (
+            lambda _: b"220 mail.example ESMTP\r\n",
+            "not_stun",
+            "what came back is no STUN (the length 12320 is not that",
+        ),
+        (lambda _: None, "timeout", "no answer: the packets are lost on the way, or nobody is there"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+async def test_what_a_server_says_is_told(answer: Callable[[Message], bytes | None], state: str, said: str) -> None:
+    found = await told(lambda request, _: answer(request), limit=SHORT if state in ENDED_BY_TIME else LONG)
+    assert found[0] == state
+    assert (found[1] or "").startswith(said)
+
+
+@pytest.mark.slow
+async def test_a_server_that_falls_silent_is_not_one_that_was_never_there() -> None:
+    def script(request: Message, data: bytes) -> bytes | None:
+        return granting(request, data) if request.value(Type.NONCE) is None else None
+
+    assert await told(script, limit=1.0) == ("timeout", "it answered at first, and then no more")
+
+
+@pytest.mark.slow
+async def test_lost_requests_are_repeated_as_the_same_transaction() -> None:
+    seen: list[bytes] = []
+
+    def script(request: Message, data: bytes) -> bytes | None:
+        seen.append(request.transaction_id)
+        return granting(request, data) if seen.count(request.transaction_id) == 3 else None
+
+    assert (await told(script))[0] == IceServerState.OK
+    assert [seen.count(transaction) for transaction in dict.fromkeys(seen)] == [3, 3, 3]
+
+
+async def test_a_peer_that_is_refused_is_told_from_a_client_that_is() -> None:
+    def script(request: Message, data: bytes) -> bytes | None:
+        if request.method == Method.CREATE_PERMISSION and verified(data, KEY):
+            return signed(
+                Message(Class.ERROR, request.transaction_id, (error_attribute(403, "No"),), request.method), KEY
+            )
+        return granting(request, data)
+
+    state, reason = await told(script, depth=Depth.PERMISSION)
+    assert (state, reason) == ("forbidden_peer", "403 No: the server relays neither to itself nor to this host")
+
+
+async def test_stun_that_does_not_say_what_it_saw() -> None:
+    async with serving(lambda request, _: Message(Class.SUCCESS, request.transaction_id).encode()) as server:
+        found = await check(server.url.replace("turn", "stun"))
+    assert (found.state, found.reason) == ("error", "it answered without saying what it saw")
+
+
+# --- over TCP and TLS -------------------------------------------------------------------------------------------------
+
+
+@contextlib.asynccontextmanager
+async def listening(said: bytes | None) -> AsyncIterator[int]:
+    """Give a TCP port on which nothing is said (None), or something and then the connection is closed."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if said is None:
+            await reader.read()
+        else:
+            await reader.read(20)
+            writer.write(said)
+        writer.close()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheme", "said", "state", "reason"),
+    [
+        ("turn", None, "timeout", "connected, but no answer"),
+        ("turn", b"", "closed", "the connection was closed in place of an answer"),
+        ("turn", b"HTTP/1.0 400 Bad Request\r\n\r\n", "not_stun", "what came back is no STUN (no STUN message begins"),
+        ("turns", None, "timeout", "connected over TCP, but the TLS handshake is not answered"),
+        ("turns", b"", "closed", "the connection was closed in the TLS handshake"),
+        ("turns", b"HTTP/1.0 400 Bad Request\r\n\r\n", "tls", "what listens there does not speak TLS as it should ("),
+    ],
+)
+async def test_what_happens_to_a_connection(scheme: str, said: bytes | None, state: str, reason: str) -> None:
+    async with listening(said) as port:
+        found = await check(f"{scheme}:{HOST}:{port}?transport=tcp", limit=SHORT if state in ENDED_BY_TIME else LONG)
+    assert found.state == state
+    assert (found.reason or "").startswith(reason)
+
+
+# --- what cannot be checked -------------------------------------------------------------------------------------------
+
+
+async def test_what_natprobe_cannot_speak_is_said() -> None:
+    (dtls, oauth) = await check_ice_servers(
+        [f"turns:{HOST}?transport=udp", {"urls": f"turn:{HOST}", "credentialType": "oauth"}]
+    )
+    assert (dtls.state, dtls.reason) == ("not_checked", "natprobe cannot check TURN over DTLS")
+    assert dtls.unsupported_by_aiortc
+    assert (oauth.state, oauth.reason) == ("not_checked", "natprobe cannot check credentials of type oauth")
+
+
+async def test_an_address_of_the_other_ip_version() -> None:
+    (found,) = await check_ice_servers([f"stun:{HOST}"], versions=[6])
+    assert (found.state, found.family, found.reason) == ("dns", None, f"{HOST} is an IPv4 address")
+
+
+async def test_a_name_that_no_name_server_can_know() -> None:
+    (found,) = await check_ice_servers([f"stun:{'a' * 64}.invalid"])
+    assert found.state is IceServerState.DNS
+
+
+async def test_misuse_is_told_before_anything_is_sent() -> None:
+    with pytest.raises(ValueError, match="'deep' is not a valid Depth"):
+        await check_ice_servers([f"stun:{HOST}"], depth="deep")
+    with pytest.raises(ValueError, match="is no STUN or TURN URL"):
+        await check_ice_servers([f"stun:{HOST}", "nonsense"])
+
+
+# --- cancelled --------------------------------------------------------------------------------------------------------
+
+
+def sockets() -> set[str]:
+    links = {link.name for link in Path("/proc/self/fd").iterdir()}
+    with_targets = (os.path.realpath(f"/proc/self/fd/{name}") for name in links)
+    return {target for target in with_targets if "socket:" in target}
+
+
+async def test_whenever_it_is_cancelled_nothing_is_left_behind() -> None:
+    """Cancelled after every number of the loop's rounds, until a check is through before it can be."""
+    async with serving(granting) as server:
+        before = sockets()
+        through = False
+        rounds = 0
+        while not through:
+            server.requests.clear()
+            asking = asyncio.ensure_future(check(server.url))
+            for _ in range(rounds):
+                await asyncio.sleep(0)
+            through = not asking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await asking
+            await asyncio.sleep(0)  # the loop closes transports in its next round
+            assert allocations(server.requests) == 0, f"after {rounds} rounds"
+            assert sockets() == before, f"after {rounds} rounds"
+            rounds += 1
+        assert rounds > 10
+
+
+def allocations(requests: list[Message]) -> int:
+    """Return how many allocations a granting server has left after these requests."""
+    left = 0
+    for request in requests:
+        if request.value(Type.NONCE) and request.method == Method.ALLOCATE:
+            left = 1
+        elif request.value(Type.NONCE) and request.value(TurnType.LIFETIME) == bytes(4):
+            left = 0
+    return left
+
+
+async def test_a_server_without_passwords_is_given_its_allocation_back_too() -> None:
+    def script(request: Message, _data: bytes) -> bytes:
+        return Message(Class.SUCCESS, request.transaction_id, (relayed(request),), request.method).encode()
+
+    async with serving(script) as server:
+        assert (await check(server.url)).usable
+    assert [r.method for r in server.requests] == [Method.ALLOCATE, Method.REFRESH]
+    assert server.requests[-1].value(TurnType.LIFETIME) == bytes(4)
+
+
+# --- the command line -------------------------------------------------------------------------------------------------
+
+
+def run(*words: str, **environment: str) -> Result:
+    return CliRunner().invoke(application(), ["turn", *words], env=environment)
+
+
+@pytest.fixture
+def closed() -> str:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+        taken.bind((HOST, 0))
+        port = taken.getsockname()[1]
+    return f"turn:{HOST}:{port}"
+
+
+def test_the_status_says_that_one_is_not_usable(closed: str) -> None:
+    result = run(closed)
+    assert result.exit_code == 3
+    assert result.stdout == f"refused         udp  IPv4  {closed}\n{'':16}port unreachable\n"
+
+
+def test_json_is_one_document(closed: str) -> None:
+    result = run(closed, closed, "--json")
+    told = json.loads(result.stdout)
+    assert (told["schema"], [one["state"] for one in told["checks"]]) == ("natprobe.ice-servers/1", ["refused"] * 2)
+    assert told["checks"][1]["unsupported_by_aiortc"] == "aiortc uses the first TURN URL alone"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nonsense"], "'nonsense' is no STUN or TURN URL"),
+        (["stun:a", "--depth", "deep"], "'deep' is none of bind, allocate, permission, echo"),
+        (["stun:a", "--timeout", "0"], "'0' is no number of seconds"),
+        (["stun:a", "--timeout", "x"], "'x' is no number of seconds"),
+        (["stun:a", "--secret", "s", "--password", "p"], "a secret makes the password"),
+        ([], "Missing argument"),
+    ],
+)
+def test_misuse_is_status_2(words: list[str], said: str) -> None:
+    result = run(*words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert said in " ".join(result.stderr.replace("│", "").split())
