@@ -47,6 +47,8 @@ class Score:
     loss: float
     right: int = 0
     wrong: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    """What the page said where it gave no answer: all its verdicts count as not determined."""
     verdicts: int = 0
     unknown: int = 0
     seconds: list[float] = field(default_factory=list)
@@ -61,6 +63,13 @@ class Score:
         self.wrong += [f"{key} {value}" for key, value in told.items() if value not in (None, wanted[key])]
         self.right += told == wanted
 
+    def fail(self, why: str) -> None:
+        """Count a visit without an answer."""
+        unknown = len(expected(PRESETS[self.policy])[Protocol.UDP])
+        self.failed.append(why)
+        self.verdicts += unknown
+        self.unknown += unknown
+
 
 def measure(lab: Lab, browser: Browser, policy: str, loss: float, rounds: int) -> Score:
     """Visit the page so many times behind a NAT, and ask the command line once."""
@@ -71,7 +80,7 @@ def measure(lab: Lab, browser: Browser, policy: str, loss: float, rounds: int) -
         try:
             seen = visit(browser)
         except (Error, LabUnavailable) as late:
-            score.wrong.append(f"no answer: {str(late).splitlines()[0]}")
+            score.fail(str(late).splitlines()[0])
             continue
         last = seen.report["ipv4"]["udp"]
         score.add(last)
@@ -90,7 +99,10 @@ def measure_all(losses: Sequence[float], rounds: int) -> Iterator[Score]:
             with open_lab("namespaces", loss=loss) as lab, serving_page(lab), chromium(playwright, lab) as browser:
                 for policy in POLICIES:
                     score = measure(lab, browser, policy, loss, rounds)
-                    print(f"{policy} at {loss:.0%}: {score.right} of {rounds} right {score.wrong}", file=sys.stderr)
+                    print(
+                        f"{policy} at {loss:.0%}: {score.right} of {rounds} right {score.wrong or score.failed}",
+                        file=sys.stderr,
+                    )
                     yield score
 
 

@@ -156,7 +156,7 @@ class Page:
     async def _visit(self, request: web.Request) -> web.WebSocketResponse:
         if request.headers.get("Origin", "").partition("://")[2] != request.host:
             raise web.HTTPForbidden(text="only for the page of this very server\n")
-        socket = web.WebSocketResponse(max_msg_size=8192)
+        socket = web.WebSocketResponse(max_msg_size=8192, timeout=_LONGEST)
         await socket.prepare(request)
         source, served_by = (Endpoint.of(*_transport(request, name)[:2]) for name in ("peername", "sockname"))
         refusal = self._refusal(source)
