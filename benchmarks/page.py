@@ -108,12 +108,13 @@ def measure_all(losses: Sequence[float], rounds: int) -> Iterator[Score]:
 
 def table(scores: Sequence[Score], rounds: int) -> Iterator[str]:
     """Yield the result as lines of Markdown."""
-    yield "| loss each way | NAT | right | wrong | verdicts not determined | median s | max s | `classify` agrees |"
-    yield "|--:|---|--:|--:|--:|--:|--:|---|"
+    headings = ("loss each way", "NAT", "right", "wrong", "no answer", "not determined", "median s", "max s")
+    yield f"| {' | '.join(headings)} | `classify` agrees |"
+    yield "|--:|---|--:|--:|--:|--:|--:|--:|---|"
     for score in scores:
         yield (
             f"| {score.loss:.0%} | {score.policy} | {score.right} of {rounds} | {len(score.wrong)} "
-            f"| {score.unknown} of {score.verdicts} | {median(score.seconds):.2f} | {max(score.seconds):.2f} "
+            f"| {len(score.failed)} | {score.unknown} of {score.verdicts} | {median(score.seconds):.2f} | {max(score.seconds):.2f} "
             f"| {'yes' if score.agrees else 'no'} |"
         )
     for loss in dict.fromkeys(score.loss for score in scores):
@@ -122,7 +123,7 @@ def table(scores: Sequence[Score], rounds: int) -> Iterator[str]:
         unknown = sum(score.unknown for score in of) / sum(score.verdicts for score in of)
         yield (
             f"| {loss:.0%} | all | {sum(score.right for score in of)} of {rounds * len(of)} "
-            f"| {sum(len(score.wrong) for score in of)} | {unknown:.1%} "
+            f"| {sum(len(score.wrong) for score in of)} | {sum(len(score.failed) for score in of)} | {unknown:.1%} "
             f"| {median(seconds):.2f} | {max(seconds):.2f} | {'yes' if all(score.agrees for score in of) else 'no'} |"
         )
 

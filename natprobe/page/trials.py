@@ -187,7 +187,8 @@ class Ports(Trial):
 
     def facts(self, own: Address | None) -> Iterable[Observation]:
         locals_ = {peer.name: local_of(peer, own) for peer in self.peers}
-        came = [(locals_[name], seen.source) for name, seen in self._seen.items()]
+        # In the order in which the page began them: a check that came late was one of several, the first of them lost.
+        came = [(locals_[peer.name], self._seen[peer.name].source) for peer in self.peers if peer.name in self._seen]
         flows = tuple(Flow(local, self._contacted, source) for local, source in came if local.port)
         if flows:
             yield Draws(Protocol.UDP, self.began, self.ended - self.began, len(self.peers), flows)
