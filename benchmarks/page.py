@@ -114,8 +114,8 @@ def table(scores: Sequence[Score], rounds: int) -> Iterator[str]:
     for score in scores:
         yield (
             f"| {score.loss:.0%} | {score.policy} | {score.right} of {rounds} | {len(score.wrong)} "
-            f"| {len(score.failed)} | {score.unknown} of {score.verdicts} | {median(score.seconds):.2f} | {max(score.seconds):.2f} "
-            f"| {'yes' if score.agrees else 'no'} |"
+            f"| {len(score.failed)} | {score.unknown} of {score.verdicts} | {median(score.seconds):.2f} "
+            f"| {max(score.seconds):.2f} | {'yes' if score.agrees else 'no'} |"
         )
     for loss in dict.fromkeys(score.loss for score in scores):
         of = [score for score in scores if score.loss == loss]
