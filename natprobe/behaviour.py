@@ -104,6 +104,14 @@ class Treatment(StrEnum):
     """Answered with ICMP destination unreachable."""
 
 
+class Hairpinning(StrEnum):
+    """What source a packet has that goes from inside to an external endpoint of the same NAT (RFC 4787 §6)."""
+
+    NONE = "none"
+    EXTERNAL_SOURCE = "external-source"
+    INTERNAL_SOURCE = "internal-source"
+
+
 class Certainty(StrEnum):
     """How far a verdict may be trusted."""
 

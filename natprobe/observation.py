@@ -37,6 +37,8 @@ class Purpose(StrEnum):
     """Does the same server answer over the other protocol?"""
     REMAP = "remap"
     """From a socket that is sent to uninvited: before that, and after."""
+    HAIRPIN = "hairpin"
+    """From one socket of this host to the external endpoint of another one; ``mapped`` is as whom that one saw it."""
 
 
 class Outcome(StrEnum):
@@ -255,7 +257,34 @@ class Sharing:
         return control.mapped.port == control.local.port and self.second.local.port == first.port
 
 
-Observation = Resolution | Exchange | Volley | ConnectBack | Hold | Draws | Sharing
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """Packets from ``remote`` to the mapping of a socket that had been silent for ``idle`` seconds.
+
+    ``sent`` of them left, and at the same instants as many to a mapping in use. ``heard`` and ``controls`` of them came
+    in.
+    """
+
+    local: Endpoint
+    remote: Endpoint
+    at: float
+    idle: float
+    sent: int
+    heard: int
+    controls: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recognition:
+    """Whether a browser, which does not tell its own address, found ``mapped``, as which it was seen, to be its own."""
+
+    local: Endpoint
+    mapped: Endpoint
+    own: bool
+    at: float
+
+
+Observation = Resolution | Exchange | Volley | ConnectBack | Hold | Draws | Sharing | Recognition | Idle
 
 KINDS: dict[str, type[Any]] = {
     "resolution": Resolution,
@@ -263,6 +292,8 @@ KINDS: dict[str, type[Any]] = {
     "volley": Volley,
     "connect-back": ConnectBack,
     "hold": Hold,
+    "recognition": Recognition,
+    "idle": Idle,
     "draws": Draws,
     "sharing": Sharing,
 }

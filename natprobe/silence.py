@@ -22,6 +22,11 @@ SUGGESTIVE = 1e-3
 """A test this improbable on an open path is closed: likely."""
 
 
+def chance(rounds: int, controls: int) -> float:
+    """Return the probability that, of so many pairs on open paths, so many controls arrive and no test does."""
+    return comb(rounds, controls) / comb(2 * rounds, controls)
+
+
 @dataclass(frozen=True, slots=True)
 class Tally:
     """How often a sender was asked, how often the control came back meanwhile, and how often the sender was heard."""
@@ -33,7 +38,7 @@ class Tally:
     @property
     def chance(self) -> float:
         """The probability that an open path shows so many controls and no test reply."""
-        return comb(self.rounds, self.controls) / comb(2 * self.rounds, self.controls)
+        return chance(self.rounds, self.controls)
 
 
 def settling_time(volleys: Iterable[Volley]) -> float | None:

@@ -45,8 +45,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "webrtc": FACTS
     | {"integrity", "network", "sockets", "exchange", "inference", "report", "run", "schema", "traversal", "version"},
     "views": FACTS | {"inference", "report", "traversal"},
+    "page": FACTS | {"version", "inference", "report", "reflector", "views"},
     "cli": FACTS
-    | {"version", "inference", "report", "run", "public", "reflector", "reuse", "lab", "traversal", "views", "webrtc"},
+    | {
+        "version",
+        "inference",
+        "report",
+        "run",
+        "public",
+        "reflector",
+        "reuse",
+        "lab",
+        "traversal",
+        "views",
+        "webrtc",
+        "page",
+    },
     "__init__": FACTS | {"inference", "report", "run", "traversal"},
     "__main__": {"cli"},
 }
@@ -59,10 +73,18 @@ PURE = [
     *("integrity", "webrtc/outcome", "webrtc/ice_servers", "webrtc/choosing", "webrtc/certificate"),
     *("webrtc/ice", "webrtc/stats", "webrtc/findings", "webrtc/knowledge", "webrtc/explanation"),
     *("lab/policy", "lab/nftables"),
+    *("page/ice", "page/peer", "page/trials", "page/volleys", "page/hairpin", "page/session", "page/result"),
     *("lab/details", "lab/nat", "lab/ports", "lab/flows", "lab/packet", "lab/link"),
 ]
 WAITING = {"asyncio", "socket", "time", "select", "threading", "subprocess", "asyncio_dgram"}
-ONLY_IN = {"typer": {"cli"}, "click": {"cli"}, "rich": {"cli", "views"}, "jinja2": {"views"}, "aiortc": {"webrtc"}}
+ONLY_IN = {
+    "typer": {"cli"},
+    "click": {"cli"},
+    "rich": {"cli", "views"},
+    "jinja2": {"views"},
+    "aiortc": {"webrtc"},
+    "aiohttp": {"page"},
+}
 
 
 def modules() -> list[Path]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -231,6 +232,7 @@ def test_a_source_that_is_not_this_hosts() -> None:
         ["reflect"],
         ["reflect", "--address", "nonsense"],
         ["reflect", "--address", "127.0.0.1", "--port", "x"],
+        ["reflect", "--address", "127.0.0.1", "--web", "x"],
         ["lab", "run", "no-such-policy"],
         ["lab", "run", '{"mapping": "sideways"}'],
         ["lab", "up", "--policy", "no-such-policy"],
@@ -505,6 +507,36 @@ def test_a_reflector_serves_until_ctrl_c() -> None:
 
 def test_a_reflectors_port_that_is_in_use_is_named() -> None:
     assert "port 3478" in failed_in_one_line(run("reflect", "--address", ADDRESSES[0]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("web", "port"), [(["--web"], 8080), (["--web", "8123"], 8123)])
+def test_a_reflector_serves_a_page_beside_what_it_serves(web: list[str], port: int) -> None:
+    with start("reflect", *web, "--address", f"{HOST}.71", "--port", "4000") as process:
+        assert process.stderr
+        assert process.stderr.readline() == f"the page for browsers is http://{HOST}.71:{port}/\n"
+        assert process.stderr.readline().startswith(f"serving {HOST}.71:4000")
+        with urllib.request.urlopen(f"http://{HOST}.71:{port}/", timeout=10) as page:
+            assert b"natprobe" in page.read()
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=10)
+    assert stdout == ""
+    assert "Traceback" not in stderr
+    assert process.returncode == 130
+
+
+def test_a_page_without_its_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "aiohttp", None)
+    monkeypatch.delitem(sys.modules, "natprobe.page.server", raising=False)
+    said = failed_in_one_line(run("reflect", "--address", f"{HOST}.72", "--web"))
+    assert "pip install 'natprobe[web]'" in said
+
+
+def test_the_pages_port_that_is_in_use_is_named() -> None:
+    with socket.create_server((f"{HOST}.73", 0)) as taken:
+        where = f"{HOST}.73:{taken.getsockname()[1]}"
+        said = failed_in_one_line(run("reflect", "--address", f"{HOST}.73", "--web", where.rpartition(":")[2]))
+    assert where in said
 
 
 def on_a_terminal(*arguments: str, **variables: str) -> str:

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scenes import after, classified
 
-from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Protocol, Treatment
-from natprobe.lab.details import Details, Hairpinning, Pooling, Refresh
+from natprobe.behaviour import Dependence, Hairpinning, PortAssignment, PortReuse, Protocol, Treatment
+from natprobe.lab.details import Details, Pooling, Refresh
 from natprobe.lab.link import PATHS, Impairment, Path
 from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy, compose, differences, expected_further
 from natprobe.lab.simulation import simulate

@@ -11,11 +11,11 @@ from math import sqrt
 
 import pytest
 
-from natprobe.behaviour import Dependence, PortAssignment, Protocol, Treatment
+from natprobe.behaviour import Dependence, Hairpinning, PortAssignment, Protocol, Treatment
 from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import AddressBusy, NameNotFound, NoRoute
 from natprobe.lab.clock import run
-from natprobe.lab.details import Details, Hairpinning
+from natprobe.lab.details import Details
 from natprobe.lab.host import Host
 from natprobe.lab.internet import Internet
 from natprobe.lab.link import PATHS, Impairment, Link, Path

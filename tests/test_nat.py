@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from natprobe.behaviour import Dependence, PortAssignment, PortReuse, Protocol, Treatment
+from natprobe.behaviour import Dependence, Hairpinning, PortAssignment, PortReuse, Protocol, Treatment
 from natprobe.endpoint import Endpoint, parse_address
-from natprobe.lab.details import LINUX, Details, Hairpinning, Pooling, Refresh
+from natprobe.lab.details import LINUX, Details, Pooling, Refresh
 from natprobe.lab.nat import Dropped, Hairpinned, Nat
 from natprobe.lab.packet import Flags, Packet, Unreachable, unreachable
 from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy

@@ -140,7 +140,7 @@ def test_the_schema_refuses_what_is_no_report(change: tuple[Any, ...]) -> None:
 
 def test_later_versions_may_tell_more_of_a_protocol() -> None:
     told = json.loads(RECORDED[0].read_text())
-    told["ipv4"]["udp"]["lifetime"] = {"value": [30, 34]}
+    told["ipv4"]["udp"]["lifetime_stream"] = {"value": [30, 34]}
     told["ipv4"]["udp"]["mapping"]["delta"] = 1
     VALIDATOR.validate(told)
     Report.from_json(told)

@@ -6,7 +6,8 @@ as long to import as all of natprobe without asyncio (90 ms). Lean commands take
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import typer
@@ -27,7 +28,18 @@ class _Lean:
 
 
 class _Command(_Lean, TyperCommand):
-    """A command."""
+    """A command. ``implied`` has what an option means that stands without its value."""
+
+    implied: Mapping[str, str] = {}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, list(self._completed(args)))
+
+    def _completed(self, args: Sequence[str]) -> Iterator[str]:
+        for arg, after in zip_longest(args, args[1:], fillvalue="-"):
+            yield arg
+            if arg in self.implied and after.startswith("-"):
+                yield self.implied[arg]
 
 
 class _Group(_Lean, TyperGroup):
@@ -53,9 +65,13 @@ def group(help_: str) -> typer.Typer:
     )
 
 
-def add(app: typer.Typer, name: str, command: Callable[..., None]) -> None:
-    """Add a command to a group; what stops it ends in one line and a status."""
-    app.command(name, cls=_Command)(failing_plainly()(command))
+def add(app: typer.Typer, name: str, command: Callable[..., None], implied: Mapping[str, str] | None = None) -> None:
+    """Add a command to a group; what stops it ends in one line and a status.
+
+    The options in ``implied`` may stand without a value, and mean that one then.
+    """
+    kind = type("_Command", (_Command,), {"implied": implied or {}})
+    app.command(name, cls=kind)(failing_plainly()(command))
 
 
 def port_number(text: str) -> int:

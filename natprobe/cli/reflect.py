@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from natprobe.cli.lean import add, port_number
 from natprobe.cli.terminal import note
+from natprobe.errors import CannotRun
+
+if TYPE_CHECKING:
+    from natprobe.page.server import Page
 
 
 def add_to(app: typer.Typer) -> None:
     """Add the command to the command line."""
-    add(app, "reflect", reflect)
+    add(app, "reflect", reflect, {"--web": "8080"})
 
 
 def reflect(
@@ -34,6 +40,10 @@ def reflect(
     compat: Annotated[
         bool, typer.Option("--compat", help="Answer other clients in full too, who do not pad requests.")
     ] = False,
+    web: Annotated[
+        str | None,
+        typer.Option(metavar="[PORT]", help="Serve a page too that tests a browser's NAT; on port 8080 unless said."),
+    ] = None,
 ) -> None:
     """Serve UDP and TCP so that clients can learn what their NAT does. Ends on Ctrl-C.
 
@@ -46,7 +56,22 @@ def reflect(
 
     ports = tuple(map(port_number, port)) if port else PORTS
     many = _port_range(destinations) if destinations else range(0)
-    asyncio.run(serve(address, ports, compat, note, many, overlap=overlap))
+    serving = partial(serve, address, ports, compat, note, many, overlap=overlap)
+    asyncio.run(serving() if web is None else _beside(_page(address, web), serving))
+
+
+def _page(addresses: list[str], port: str) -> Page:
+    try:
+        from natprobe.page.server import Page
+    except ModuleNotFoundError as missing:
+        raise CannotRun(f"--web needs {missing.name}: pip install 'natprobe[web]'") from None
+    return Page(addresses, port_number(port))
+
+
+async def _beside(page: Page, serving: Callable[[], Awaitable[None]]) -> None:
+    async with page:
+        note(f"the page for browsers is {page.url}")
+        await serving()
 
 
 def _port_range(text: str) -> range:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from natprobe.behaviour import Dependence, PortReuse, Protocol, Treatment, Verdict
+from natprobe.behaviour import Dependence, Hairpinning, PortReuse, Protocol, Treatment, Verdict
 from natprobe.endpoint import Endpoint
 from natprobe.inference.assignment import AssignmentVerdict, judge_assignment
 from natprobe.inference.concurrency import Concurrent, judge_concurrency
 from natprobe.inference.facts import Facts
 from natprobe.inference.filtering import judge_filtering
+from natprobe.inference.hairpinning import judge_hairpinning
+from natprobe.inference.lifetime import Lifetime, judge_lifetime
 from natprobe.inference.mapping import judge_mapping
 from natprobe.inference.reachability import judge_external, judge_reachability, judge_translation
 from natprobe.inference.remap import judge_remap
@@ -32,6 +34,8 @@ class Profile:
     port_reuse: Verdict[PortReuse] | None = None
     concurrent: Verdict[Concurrent] | None = None
     unsolicited_remap: Verdict[bool] | None = None
+    hairpinning: Verdict[Hairpinning] | None = None
+    lifetime: Verdict[Lifetime] | None = None
     unsolicited_syn: Verdict[Treatment] | None = None
 
     @property
@@ -59,5 +63,7 @@ def conclude(observations: Sequence[Observation], protocol: Protocol, version: i
         port_reuse=judge_reuse(facts, mapping) if drawn else None,
         concurrent=judge_concurrency(facts) if protocol is Protocol.TCP else None,
         unsolicited_syn=judge_unsolicited_syn(facts, filtering),
+        hairpinning=judge_hairpinning(facts),
+        lifetime=judge_lifetime(facts),
         unsolicited_remap=judge_remap(facts, mapping, filtering) if protocol is Protocol.UDP else None,
     )

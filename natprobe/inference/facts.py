@@ -10,10 +10,21 @@ from typing import TypeVar
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Address, Endpoint
-from natprobe.observation import ConnectBack, Draws, Exchange, Hold, Observation, Purpose, Sharing, Volley
+from natprobe.observation import (
+    ConnectBack,
+    Draws,
+    Exchange,
+    Hold,
+    Idle,
+    Observation,
+    Purpose,
+    Recognition,
+    Sharing,
+    Volley,
+)
 from natprobe.server import Server, describe
 
-T = TypeVar("T", Exchange, Volley, ConnectBack, Hold)
+T = TypeVar("T", Exchange, Volley, ConnectBack, Hold, Recognition, Idle)
 Cited = tuple[int, T]
 
 
@@ -64,6 +75,14 @@ class Facts:
         return self._of(Hold) if self.protocol is Protocol.TCP else []
 
     @cached_property
+    def recognitions(self) -> list[Cited[Recognition]]:
+        return self._of(Recognition) if self.protocol is Protocol.UDP else []
+
+    @cached_property
+    def idles(self) -> list[Cited[Idle]]:
+        return self._of(Idle) if self.protocol is Protocol.UDP else []
+
+    @cached_property
     def draws(self) -> list[tuple[int, Draws]]:
         """The draws of external ports, over either protocol."""
         found = ((index, fact) for index, fact in enumerate(self.observations) if isinstance(fact, Draws))
@@ -79,14 +98,15 @@ class Facts:
     @property
     def asked(self) -> list[Cited[Exchange]]:
         """The exchanges that were made to learn of this protocol; a mere control for the other one is not."""
-        return [cited for cited in self.exchanges if cited[1].purpose is not Purpose.CONTROL]
+        return [cited for cited in self.exchanges if cited[1].purpose not in (Purpose.CONTROL, Purpose.HAIRPIN)]
 
     def purpose(self, *purposes: Purpose) -> list[Cited[Exchange]]:
         return [cited for cited in self.exchanges if cited[1].purpose in purposes]
 
     @property
     def answered(self) -> list[Cited[Exchange]]:
-        return [cited for cited in self.exchanges if cited[1].answered]
+        """The exchanges that a server answered."""
+        return [cited for cited in self.exchanges if cited[1].answered and cited[1].purpose is not Purpose.HAIRPIN]
 
     @cached_property
     def external_addresses(self) -> set[Address]:
@@ -133,6 +153,11 @@ def many_servers(shared: Iterable[Endpoint]) -> str:
 def indexes(cited: Iterable[tuple[int, object]]) -> tuple[int, ...]:
     """Return the indexes alone, as evidence."""
     return tuple(index for index, _ in cited)
+
+
+def own(local: Endpoint) -> str:
+    """Return this host's own endpoint in words: a browser may tell the port alone (RFC 8828 §5.2)."""
+    return f"port {local.port or 'unknown'} of this host" if local.address.is_unspecified else str(local)
 
 
 def listing(items: Iterable[object]) -> str:

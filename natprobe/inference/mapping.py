@@ -13,7 +13,7 @@ from dataclasses import replace
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
 from natprobe.endpoint import Address, Endpoint
 from natprobe.inference.candidates import explaining_mapping
-from natprobe.inference.facts import Cited, Facts, indexes, listing, many_servers
+from natprobe.inference.facts import Cited, Facts, indexes, listing, many_servers, own
 from natprobe.inference.renewal import judge_renewal
 from natprobe.observation import Exchange, Purpose
 
@@ -100,7 +100,7 @@ def _independent(
     facts: Facts, local: Endpoint, mapped: dict[Endpoint, Endpoint], evidence: tuple[int, ...]
 ) -> Verdict[Dependence]:
     external = next(iter(mapped.values()))
-    reason = f"{_everywhere(mapped)} {local} as {external}"
+    reason = f"{_everywhere(mapped)} {own(local)} as {external}"
     elsewhere = facts.external_addresses - {external.address}
     if elsewhere:
         reason += f"; other ports were seen as {listing(sorted(elsewhere, key=str))}: {_SEVERAL_WAYS}"

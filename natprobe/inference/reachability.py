@@ -6,9 +6,11 @@ control that tells them apart. A server that nobody claims to serve a protocol p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from natprobe.behaviour import Certainty, Protocol, Verdict, not_determined
 from natprobe.endpoint import Endpoint
-from natprobe.inference.facts import Facts, indexes, listing
+from natprobe.inference.facts import Facts, indexes, listing, own
 from natprobe.observation import Exchange, Outcome, Purpose
 from natprobe.server import Kind, describe
 
@@ -65,14 +67,34 @@ def judge_translation(facts: Facts) -> Verdict[bool]:
     seen = [(index, exchange) for index, exchange in facts.answered if exchange.mapped]
     if not seen:
         return not_determined("no server told what it saw")
-    changed = [(index, exchange) for index, exchange in seen if exchange.mapped != exchange.local]
-    if not changed:
+    changes = [_is_changed(exchange) for _, exchange in seen]
+    if True not in changes and None in changes:
+        return _recognised(facts, seen)
+    if True not in changes:
         return Verdict(False, Certainty.CONFIRMED, "servers see this host's own address and port", indexes(seen))
-    _, example = changed[0]
-    reason = f"{example.local} is seen as {example.mapped}"
-    if len(changed) < len(seen):
+    _, example = seen[changes.index(True)]
+    reason = f"{own(example.local)} is seen as {example.mapped}"
+    if False in changes:
         return Verdict(True, Certainty.CONFLICTING, f"{reason}, but not by every server", indexes(seen))
     return Verdict(True, Certainty.CONFIRMED, reason, indexes(seen))
+
+
+def _is_changed(exchange: Exchange) -> bool | None:
+    """Return whether the server saw another endpoint than this host's own; None where that one is not known whole."""
+    local, mapped = exchange.local, exchange.mapped
+    assert mapped
+    if not local.address.is_unspecified:
+        return mapped != local
+    return True if local.port not in (0, mapped.port) else None
+
+
+def _recognised(facts: Facts, seen: Sequence[tuple[int, Exchange]]) -> Verdict[bool]:
+    """Return what the browser says to how it is seen, where it does not tell its own address and the port is kept."""
+    if not facts.recognitions:
+        return not_determined("the browser does not tell its own address, and the port is not changed", indexes(seen))
+    index, found = facts.recognitions[0]
+    told = "finds" if found.own else "does not find"
+    return Verdict(not found.own, Certainty.CONFIRMED, f"the browser {told} {found.mapped} among its own", (index,))
 
 
 def judge_external(facts: Facts) -> Verdict[tuple[Endpoint, ...]]:

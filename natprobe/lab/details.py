@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from natprobe.behaviour import Protocol, Treatment
+from natprobe.behaviour import Hairpinning, Protocol, Treatment
 
 
 class Pooling(StrEnum):
@@ -25,14 +25,6 @@ class Pooling(StrEnum):
     ARBITRARY_IN_TURN = "arbitrary-in-turn"
     ARBITRARY_BY_DESTINATION = "arbitrary-by-destination"
     """By both addresses of the first packet, as Linux does."""
-
-
-class Hairpinning(StrEnum):
-    """What source a packet has that goes from inside to an external endpoint of the same NAT (RFC 4787 §6)."""
-
-    NONE = "none"
-    EXTERNAL_SOURCE = "external-source"
-    INTERNAL_SOURCE = "internal-source"
 
 
 class Refresh(StrEnum):

@@ -20,9 +20,9 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from natprobe.behaviour import Dependence, PortReuse, Protocol, Treatment
+from natprobe.behaviour import Dependence, Hairpinning, PortReuse, Protocol, Treatment
 from natprobe.endpoint import Address, Endpoint
-from natprobe.lab.details import Hairpinning, Refresh
+from natprobe.lab.details import Refresh
 from natprobe.lab.flows import BOTH_WAYS, Mapping, Phase, Session, Way
 from natprobe.lab.packet import Flags, Icmp, Packet, Unreachable, reset, unreachable
 from natprobe.lab.policy import NatPolicy, ProtocolPolicy

@@ -12,9 +12,11 @@ from natprobe.observation import (
     Exchange,
     Flow,
     Hold,
+    Idle,
     Observation,
     Outcome,
     Purpose,
+    Recognition,
     Resolution,
     Sharing,
     Volley,
@@ -115,6 +117,18 @@ def _(fact: Sharing) -> str:
 
 def _seen(flow: Flow) -> str:
     return f"seen as {flow.mapped}" if flow.mapped else "silent"
+
+
+@in_words.register
+def _(fact: Idle) -> str:
+    told = f"{fact.heard} of {fact.sent} packets came in, beside {fact.controls} controls"
+    return f"{_at(fact.at)} UDP idle for {fact.idle:.1f} s {fact.remote} → {fact.local}: {told}"
+
+
+@in_words.register
+def _(fact: Recognition) -> str:
+    told = "finds" if fact.own else "does not find"
+    return f"{_at(fact.at)} the browser {told} {fact.mapped} among its own addresses"
 
 
 def _at(seconds: float) -> str:
