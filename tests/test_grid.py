@@ -38,10 +38,14 @@ def test_every_preset_is_found_again_by_what_follows(name: str) -> None:
 
 
 def wrong(*policies: NatPolicy, path: Path | str = "lan", seed: int = 0) -> list[str]:
-    """Return the verdicts with another value than the NATs have; not determined is none."""
+    """Return the verdicts with another value than the NATs have; not determined is none.
+
+    What a refused SYN gets is not compared for two in series: each refuses some senders, in its own way.
+    """
     whole = policies[0] if len(policies) == 1 else compose(*policies)
     report = simulate(policies, path, seed).to_json()
-    return [line for line in differences(whole, report) if "not determined" not in line]
+    lines = [line for line in differences(whole, report) if "not determined" not in line]
+    return [line for line in lines if len(policies) == 1 or "unsolicited_syn" not in line]
 
 
 @pytest.mark.parametrize(("path", "name"), list(product(sorted(PATHS.keys() - LOSSY), PRESETS)))

@@ -23,6 +23,7 @@ from bad_servers import Fault
 from natprobe.behaviour import Dependence, Protocol, Treatment
 from natprobe.lab.backend import Lab
 from natprobe.lab.policy import PRESETS, NatPolicy, expected, expected_further
+from natprobe.run import Tier
 
 from .conftest import ROOT, not_here, open_here
 
@@ -33,7 +34,7 @@ CLASSIFY = """
 import asyncio, json, sys, natprobe
 async def classify(servers):
     try:
-        return (await natprobe.classify(servers, tier=natprobe.Tier.QUICK)).to_json()
+        return (await natprobe.classify(servers, tier=natprobe.Tier[sys.argv[2]])).to_json()
     except natprobe.CannotRun as failure:
         return str(failure)
 async def main():
@@ -169,10 +170,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         server.communicate()
 
 
-def classify(lab: Lab, cases: Mapping[str, Case]) -> dict[str, Any]:
+def classify(lab: Lab, cases: Mapping[str, Case], tier: Tier = Tier.QUICK) -> dict[str, Any]:
     """Return by case its report, or the line that says why there is none."""
     servers = json.dumps([case.servers for case in cases.values()])
-    ended = lab.run("home-1", ["python", "-c", CLASSIFY, servers], timeout=120)
+    ended = lab.run("home-1", ["python", "-c", CLASSIFY, servers, tier.name], timeout=120)
     assert ended.returncode == 0, ended.stderr
     return dict(zip(cases, json.loads(ended.stdout), strict=True))
 
@@ -212,7 +213,7 @@ def test_each_server_shows_what_it_can_and_is_named_for_what_it_cannot(lab: Lab,
 def test_a_server_that_can_send_from_elsewhere_shows_what_moves_a_mapping(lab: Lab, name: str) -> None:
     lab.apply("home", PRESETS[name])
     truth = expected_further(PRESETS[name])["udp"]["unsolicited_remap"]
-    for case, report in classify(lab, CASES).items():
+    for case, report in classify(lab, CASES, Tier.DEFAULT).items():
         verdict = report["ipv4"]["udp"]["unsolicited_remap"]
         if CASES[case].filtering:
             assert (verdict["value"], verdict["certainty"]) == (truth, "confirmed")

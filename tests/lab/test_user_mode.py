@@ -52,7 +52,15 @@ def behind(lab: Lab, stack: str) -> dict[str, Any]:
     """Return the profiles of a client behind a stack."""
     if not shutil.which(stack):
         not_here(f"{stack} is not installed: apt install {'passt' if stack == 'pasta' else stack}")
-    command: Sequence[str] = [*STACKS[stack], *lab.inside("home-1", ["python"])[-1:], "-c", CLASSIFY, "1", SERVER]
+    command: Sequence[str] = [
+        *STACKS[stack],
+        *lab.inside("home-1", ["python"])[-1:],
+        "-c",
+        CLASSIFY,
+        "1",
+        "DEFAULT",
+        SERVER,
+    ]
     ended = lab.run("home-1", command)
     if not ended.stdout:
         not_here(f"{stack} does not run here: {ended.stderr.strip().splitlines()[-1:]}")
