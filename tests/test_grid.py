@@ -175,7 +175,7 @@ REMAPPABLE = [name for name, policy in PRESETS.items() if expected_further(polic
 def test_loss_neither_moves_a_mapping_nor_hides_that_it_moves() -> None:
     """One packet in ten is lost each way, over round trips from 5 to 600 ms."""
     wrong, unknown = [], 0
-    for seed in range(80):
+    for seed in range(40):
         name = REMAPPABLE[seed % len(REMAPPABLE)]
         trip = (0.005, 0.04, 0.15, 0.6)[seed // len(REMAPPABLE) % 4]
         line = Path.alike(Impairment(delay=0.45 * trip, jitter=0.05 * trip, loss=0.1))
@@ -183,7 +183,7 @@ def test_loss_neither_moves_a_mapping_nor_hides_that_it_moves() -> None:
         unknown += moves is None
         if moves not in (None, expected_further(PRESETS[name])["udp"]["unsolicited_remap"]):
             wrong.append((name, trip, seed))
-    assert (wrong, unknown <= 2) == ([], True)
+    assert (wrong, unknown <= 1) == ([], True)
 
 
 details = st.builds(

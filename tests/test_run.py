@@ -97,7 +97,7 @@ async def test_filtering_is_over_before_an_alternate_address_is_sent_to(reflecto
 
 async def test_the_mapping_test_leaves_from_the_port_asked_for(reflector: Reflector) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.21.1", 0))
+        probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     report = await classify([PRIMARY], port=port)
     used = {
@@ -111,7 +111,7 @@ async def test_the_mapping_test_leaves_from_the_port_asked_for(reflector: Reflec
 @pytest.mark.parametrize("kind", [socket.SOCK_DGRAM, socket.SOCK_STREAM])
 async def test_a_port_in_use_is_told_before_anything_is_sent(reflector: Reflector, kind: socket.SocketKind) -> None:
     with socket.socket(socket.AF_INET, kind) as neighbour:
-        neighbour.bind(("127.0.21.1", 0))
+        neighbour.bind(("127.0.0.1", 0))
         if kind == socket.SOCK_STREAM:
             neighbour.listen()
         port = neighbour.getsockname()[1]
@@ -133,7 +133,7 @@ async def test_two_servers_are_better_than_one_and_a_dead_one_does_no_harm(refle
 @pytest.mark.slow
 async def test_nobody_there_is_told_with_the_reason_of_each() -> None:
     with pytest.raises(
-        NoServerAnswered, match=r"over TCP: connection refused; 127\.0\.0\.9:34781 over UDP: port unreach"
+        NoServerAnswered, match=r"over TCP: connection refused; 127\.0\.21\.9:34781 over UDP: port unreach"
     ):
         await classify(["127.0.21.9:34781"])
 
