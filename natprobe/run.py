@@ -72,14 +72,19 @@ async def classify(
     a phrase whenever something has been found out. Cancelling closes every socket.
 
     Raises CannotRun (one of its kinds in ``errors``) if nothing could be measured, ValueError for a malformed server or
-    source. A protocol that is blocked is a verdict, not an error.
+    source, or what contradicts itself. A protocol that is blocked is a verdict, not an error.
     """
     network = network or HostNetwork()
+    asked = frozenset(protocols)
+    if tier is Tier.QUICK and (second_source or partner):
+        raise ValueError("the quick tier does not test port reuse, for which a second source or a partner is")
+    if partner and Protocol.TCP not in asked:
+        raise ValueError("partners meet over TCP: it must be among the protocols")
     second = parse_address(second_source) if second_source else None
+    if second:
+        (await network.datagrams(Endpoint(second, 0))).close()  # that it is not this host's is told before all else
     on_progress = on_progress or (lambda _: None)
-    run = _Run(
-        network, frozenset(protocols), port=port, second=second, partner=partner, tier=tier, on_progress=on_progress
-    )
+    run = _Run(network, asked, port=port, second=second, partner=partner, tier=tier, on_progress=on_progress)
     wanted = _versions(versions, source)
     resolved = await run.resolve(servers, wanted)
     sources = await run.sources(resolved, parse_address(source) if source else None)

@@ -7,10 +7,11 @@ import contextlib
 import socket
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from natprobe import Certainty, Dependence, Protocol, classify
+from natprobe import Certainty, Dependence, Protocol, Tier, classify
 from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import AddressBusy, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.network import Rejection
@@ -122,6 +123,25 @@ async def test_a_port_in_use_is_told_before_anything_is_sent(reflector: Reflecto
 async def test_a_source_that_is_not_here_is_told(reflector: Reflector) -> None:
     with pytest.raises(AddressBusy, match=r"198\.51\.100\.77 is not an address of this host"):
         await classify([PRIMARY], source="198.51.100.77")
+
+
+async def test_a_second_source_that_is_not_here_is_told_before_anything_is_sent(reflector: Reflector) -> None:
+    with pytest.raises(AddressBusy, match=r"198\.51\.100\.77 is not an address of this host"):
+        await classify([PRIMARY], second_source="198.51.100.77")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"partner": True, "tier": Tier.QUICK}, "quick tier"),
+        ({"second_source": "127.0.0.1", "tier": Tier.QUICK}, "quick tier"),
+        ({"partner": True, "protocols": [Protocol.UDP]}, "meet over TCP"),
+        ({"second_source": "nowhere"}, "nowhere"),
+    ],
+)
+async def test_what_contradicts_itself_is_refused(options: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        await classify([PRIMARY], **options)
 
 
 async def test_two_servers_are_better_than_one_and_a_dead_one_does_no_harm(reflector: Reflector) -> None:

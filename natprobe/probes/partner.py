@@ -25,7 +25,7 @@ from natprobe.network import Rejection, Stream
 from natprobe.observation import Flow
 from natprobe.probes import Setting, choose
 from natprobe.probes.lines import Lines, lines_of
-from natprobe.server import Server
+from natprobe.server import Kind, Server
 from natprobe.stun import Class, request
 
 PATIENCE = 60.0
@@ -211,11 +211,13 @@ class _PartnerLines:
 async def meeting(setting: Setting, known: Sequence[Server], external: Address) -> AsyncIterator[Partner | None]:
     """Meet another host that is seen as ``external`` too and looks for a partner; None where none came in a minute.
 
-    ``known`` are servers reached over TCP, the best of them a natprobe reflector.
+    ``known`` are servers reached over TCP; if there is no natprobe reflector among them, there is nowhere to meet.
     """
     server = choose(known)
-    stream = await setting.network.connect(Endpoint(setting.source, 0), server.contacted)
-    if isinstance(stream, Rejection):
+    stream = None
+    if server.kind is Kind.NATPROBE:
+        stream = await setting.network.connect(Endpoint(setting.source, 0), server.contacted)
+    if stream is None or isinstance(stream, Rejection):
         yield None
         return
     tag = hashlib.blake2s(f"natprobe partner {external}".encode(), digest_size=16).digest()
