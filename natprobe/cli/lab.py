@@ -32,7 +32,7 @@ Nodes: {nodes}. The reflector serves {server}.
 
 _Backend = Annotated[
     str | None,
-    typer.Option(metavar="namespaces|docker|memory", help="What the lab is made of; namespaces where possible."),
+    typer.Option(metavar="namespaces|docker", help="What the lab is made of; namespaces where possible."),
 ]
 
 
