@@ -241,7 +241,7 @@ def test_whatever_the_nats_and_the_line_no_class_is_wrong(several: list[NatPolic
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["eim-apdf", "apdm-apdf", "linux-masquerade"])
 def test_loss_costs_less_than_the_patience_of_others(name: str) -> None:
-    """A filter by address and port, one packet in ten lost each way, 40 ms; the seconds are those of the virtual clock."""
+    """A filter by address and port, one packet in ten lost each way, 40 ms; the clock is virtual."""
     line = Path.alike(Impairment(delay=0.018, jitter=0.002, loss=0.1))
     taken = [simulate(PRESETS[name], line, seed, protocols=[Protocol.UDP]).duration_s for seed in range(40)]
     assert median(taken) <= 1.2
