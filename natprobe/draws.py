@@ -7,10 +7,10 @@ draws its ports at random, is the birthday problem: with P pairs and a pool of M
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from math import exp, log
+from math import exp, log, sqrt
 
 from natprobe.behaviour import Difference
 from natprobe.endpoint import Endpoint
@@ -48,13 +48,15 @@ def meetings(flows: Iterable[Flow]) -> Iterator[tuple[Flow, Flow]]:
 
 
 def pairs(flows: Iterable[Flow], apart: Difference) -> int:
-    """Return how many pairs of flows have remotes that differ in just this."""
-    remotes = Counter(flow.remote for flow in flows)
+    """Return how many pairs of flows have remotes that differ in just this, and one external address to meet at."""
+    remotes = Counter((flow.mapped and flow.mapped.address, flow.remote) for flow in flows)
     addresses: Counter[object] = Counter()
-    for remote, count in remotes.items():
-        addresses[remote.address] += count
+    outside: Counter[object] = Counter()
+    for (external, remote), count in remotes.items():
+        addresses[external, remote.address] += count
+        outside[external] += count
     all_of = {
-        Difference.ADDRESS: _pairs((remotes.total(),)) - _pairs(addresses.values()),
+        Difference.ADDRESS: _pairs(outside.values()) - _pairs(addresses.values()),
         Difference.PORT: _pairs(addresses.values()) - _pairs(remotes.values()),
         Difference.NOTHING: _pairs(remotes.values()),
     }
@@ -63,6 +65,17 @@ def pairs(flows: Iterable[Flow], apart: Difference) -> int:
 
 def _pairs(counts: Iterable[int]) -> int:
     return sum(count * (count - 1) // 2 for count in counts)
+
+
+def pairs_across(flows: Sequence[Flow], others: Sequence[Flow]) -> int:
+    """Return how many pairs of a flow and one of the other protocol might meet: they may be drawn from other ports."""
+    low = max(min(ports(some), default=0) for some in (flows, others))
+    high = min(max(ports(some), default=0) for some in (flows, others))
+    mine, theirs = (
+        Counter(flow.mapped.address for flow in some if flow.mapped and low <= flow.mapped.port <= high)
+        for some in (flows, others)
+    )
+    return sum(count * theirs[address] for address, count in mine.items())
 
 
 def chance_of_none(number_of_pairs: int, pool: int) -> float:
@@ -93,3 +106,27 @@ def step(drawn: Sequence[int]) -> tuple[int, int, int] | None:
     commonest, hits = Counter(steps).most_common(1)[0]
     regular = 0 < abs(commonest) <= _FAR and hits >= max(4, len(steps) / 3)
     return (commonest, hits, len(steps)) if regular else None
+
+
+def in_turn(flows: Iterable[Flow]) -> bool:
+    """Return whether ports come in some order, those of all flows or those towards each remote (RFC 6056 §3.3.3).
+
+    Also where neighbours, or chance (§3.3.5), make the steps differ: then they climb, or fall, all the same.
+    """
+    by_remote: defaultdict[Endpoint, list[Flow]] = defaultdict(list)
+    everything = list(flows)
+    for flow in everything:
+        by_remote[flow.remote].append(flow)
+    return _ordered(ports(everything)) or (
+        bool(by_remote) and all(_ordered(ports(some)) for some in by_remote.values())
+    )
+
+
+def _ordered(drawn: Sequence[int]) -> bool:
+    """Return whether ports go in steps, or more often one way than five standard deviations of chance would have it.
+
+    Of n steps at random n/2 go up, with a variance of (n + 2)/12.
+    """
+    steps = len(drawn) - 1
+    ups = sum(before < after for before, after in pairwise(drawn))
+    return step(drawn) is not None or abs(ups - steps / 2) > 5 * sqrt((steps + 2) / 12)

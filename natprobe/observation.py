@@ -205,9 +205,8 @@ class Draws:
 class Sharing:
     """Whether the ``second`` of two local endpoints may use the external endpoint of the first at the same time.
 
-    The first was asked before and after the second, so that both were alive. Where the second was given another
-    external endpoint, ``control`` is what it, or a port beside it, was given elsewhere. ``other`` is the protocol of
-    the second where that is not ``protocol``.
+    The first was asked before and after the second, so that both were alive. ``control`` is what the second, or a
+    port beside it, was given elsewhere. ``other`` is the protocol of the second where that is not ``protocol``.
     """
 
     protocol: Protocol

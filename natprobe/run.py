@@ -210,8 +210,7 @@ class _Run:
         """Put the tests that follow, with a partner if one was asked for and comes."""
         async with AsyncExitStack() as stack:
             reached = known.get(Protocol.TCP)
-            if self._partner and reached:
-                external = next(e.mapped.address for e in reversed(self._exchanges(Protocol.TCP)) if e.mapped)
+            if self._partner and reached and (external := self._translated(setting.source)):
                 partner = await stack.enter_async_context(meeting(setting, reached, external))
                 self._on_progress(f"met {partner.address}" if partner else "no partner came")
                 setting = replace(setting, partner=partner)
@@ -227,6 +226,12 @@ class _Run:
 
         await _together(probe(protocol) for protocol in Protocol if protocol in self._protocols)
         return known
+
+    def _translated(self, source: Address) -> Address | None:
+        """Return as what address ``source`` was seen last, over TCP; None if as itself."""
+        exchanges = (e for e in reversed(self._exchanges(Protocol.TCP)) if e.remote.version == source.version)
+        seen = next((exchange.mapped.address for exchange in exchanges if exchange.mapped), source)
+        return seen if seen != source else None
 
     def _any_answer(self, version: int) -> bool:
         return any(

@@ -50,6 +50,9 @@ _NO_LINGER = struct.pack("ii", 1, 0)
 _NO_ROUTE = {errno.ENETUNREACH, errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.EHOSTUNREACH}
 
 
+_TOO_MANY = "too many sockets are open: raise the limit (ulimit -n)"
+
+
 class HostNetwork:
     """This host's own network. See ``network.Network`` for what it promises."""
 
@@ -76,7 +79,12 @@ class HostNetwork:
             sock.setsockopt(*_RECVERR[local.version], 1)
         stream = await asyncio_dgram.from_socket(sock)
         assert isinstance(stream, DatagramServer)  # not connected, so it may send to anyone
-        return _HostDatagrams(sock, stream)
+        try:
+            errors = sock.dup() if sys.platform == "linux" else None
+        except OSError:
+            stream.close()
+            raise AddressBusy(_TOO_MANY) from None
+        return _HostDatagrams(sock, stream, errors)
 
     async def connect(self, local: Endpoint, remote: Endpoint) -> Stream | Rejection:
         sock = _bound(local, socket.SOCK_STREAM)
@@ -116,14 +124,14 @@ async def start_tls(stream: Stream, context: ssl.SSLContext, server_name: str) -
 class _HostDatagrams:
     """A UDP socket whose ICMP errors arrive in the same queue as its datagrams."""
 
-    def __init__(self, sock: socket.socket, stream: DatagramServer) -> None:
+    def __init__(self, sock: socket.socket, stream: DatagramServer, errors: socket.socket | None) -> None:
         self.local = _endpoint(sock.getsockname())
         self._loop = asyncio.get_running_loop()
         self._stream = stream
         self._arrivals: asyncio.Queue[Datagram | Rejection] = asyncio.Queue()
         self._reader = self._loop.create_task(self._read_datagrams())
         # A second descriptor of the same socket: the loop watches it for errors while asyncio-dgram has the first.
-        self._errors = sock.dup() if sys.platform == "linux" else None
+        self._errors = errors
         if self._errors is not None:
             self._loop.add_reader(self._errors, self._read_errors)
 
@@ -317,7 +325,7 @@ def _bound(local: Endpoint, kind: socket.SocketKind) -> socket.socket:
         sock = socket.socket(_family(local.version), kind)
     except OSError as wrong:
         if wrong.errno in (errno.EMFILE, errno.ENFILE):
-            raise AddressBusy("too many sockets are open: raise the limit (ulimit -n)") from None
+            raise AddressBusy(_TOO_MANY) from None
         raise NoRoute(f"this host has no IPv{local.version}") from None
     sock.setblocking(False)
     if kind == socket.SOCK_STREAM:

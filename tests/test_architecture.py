@@ -49,6 +49,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cli": FACTS
     | {
         "version",
+        "descriptors",
         "inference",
         "report",
         "run",

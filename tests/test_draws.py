@@ -10,7 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from natprobe.behaviour import Difference
-from natprobe.draws import ALL_PORTS, answered, chance_of_none, kept, meetings, pairs, ports, step, widest_pool
+from natprobe.draws import (
+    ALL_PORTS,
+    answered,
+    chance_of_none,
+    in_turn,
+    kept,
+    meetings,
+    pairs,
+    pairs_across,
+    ports,
+    step,
+    widest_pool,
+)
 from natprobe.endpoint import Endpoint
 from natprobe.observation import Flow
 
@@ -80,3 +92,38 @@ def test_what_was_kept_is_told_from_what_was_chosen() -> None:
     assert kept([mine, chosen, lost]) == [mine]
     assert ports([mine, chosen, lost]) == [99]
     assert answered([mine, chosen, lost]) == [mine, chosen]
+
+
+@pytest.mark.parametrize("most", [1, 24, 400])
+def test_a_counter_that_neighbours_use_too_is_no_chance(most: int) -> None:
+    """However many ports neighbours take between two of ours, they only go up."""
+    dice, ports_given = random.Random(most), [2000]
+    while len(ports_given) < 120:
+        ports_given.append(ports_given[-1] + 1 + dice.randrange(most))
+    assert in_turn(flow(number, mapped=port) for number, port in enumerate(ports_given, 1))
+
+
+def test_a_counter_for_each_remote_is_seen() -> None:
+    """RFC 6056 §3.3.3: each destination has a counter of its own, begun anywhere."""
+    begun = dict(zip(REMOTES, (5000, 61_000, 20_000, 1500), strict=True))
+    flows = [flow(n + 1, REMOTES[n % 4], begun[REMOTES[n % 4]] + n // 4) for n in range(80)]
+    assert in_turn(flows)
+
+
+def test_chance_is_no_order() -> None:
+    dice = random.Random(3)
+    for _ in range(300):
+        assert not in_turn(flow(n + 1, REMOTES[n % 4], 1024 + dice.randrange(ALL_PORTS)) for n in range(200))
+
+
+def test_flows_of_different_external_addresses_are_no_pairs() -> None:
+    outside = [Endpoint.of(f"198.51.100.{1 + n % 2}", 7) for n in range(4)]
+    flows = [Flow(Endpoint.of("10.64.1.10", n + 1), REMOTES[n // 2], seen) for n, seen in enumerate(outside)]
+    assert pairs(flows, Difference.PORT) == 2
+    assert pairs(flows, Difference.NOTHING) == 0
+
+
+def test_protocols_with_pools_of_their_own_are_no_pairs() -> None:
+    low, high = ([flow(n, mapped=start + n) for n in range(1, 40)] for start in (20_000, 40_000))
+    assert pairs_across(low, high) == 0
+    assert pairs_across(low, low) == 39 * 39

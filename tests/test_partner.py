@@ -11,6 +11,7 @@ import pytest
 
 from natprobe.behaviour import Certainty, PortAssignment, PortReuse, Protocol
 from natprobe.endpoint import Endpoint
+from natprobe.errors import AddressBusy
 from natprobe.extensions import group_attribute, memo_attribute
 from natprobe.inference import Profile, conclude
 from natprobe.lab.clock import run
@@ -19,7 +20,7 @@ from natprobe.lab.internet import Gateway, Internet
 from natprobe.lab.mirror import Mirror
 from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy
 from natprobe.lab.simulation import REFLECTOR
-from natprobe.network import Rejection
+from natprobe.network import Datagrams, Rejection
 from natprobe.observation import Draws, Exchange, Flow, Outcome, Purpose, Sharing
 from natprobe.probes.partner import PATIENCE
 from natprobe.report import Report
@@ -141,6 +142,51 @@ def test_a_partner_that_lies_makes_nobody_send_anywhere(memo: bytes) -> None:
     report, hit = run(scene())
     assert not hit
     assert all(profile.mapping.determined for profile in profiles(report))
+
+
+def test_a_stranger_elsewhere_on_the_internet_is_no_partner() -> None:
+    """The tag is no secret: who is seen as another address is not heard, whatever it says of itself."""
+    tag = hashlib.blake2s(b"natprobe partner 198.51.100.1", digest_size=16).digest()
+    welcome = msgspec.json.encode({"type": "welcome", "address": HOSTS[1]})
+
+    async def scene() -> Report:
+        internet, (one, _) = behind(NatPolicy.alike(PRESERVING))
+        stranger = internet.host("192.0.2.9")
+        stream = await stranger.connect(Endpoint.of("192.0.2.9", 0), Endpoint.of(REFLECTOR[0], 3478))
+        assert not isinstance(stream, Rejection)
+
+        async def lie() -> None:
+            while True:
+                await stream.send(request(group_attribute(tag), memo_attribute(welcome)).encode())
+                await asyncio.sleep(0.1)
+
+        lying = asyncio.ensure_future(lie())
+        report = await classify_on(one)
+        lying.cancel()
+        return report
+
+    report = run(scene())
+    assert not any(isinstance(fact, Sharing) for fact in report.observations)
+
+
+def test_a_partner_that_has_no_port_left_costs_no_verdict() -> None:
+    """It answers the first questions and none after that: what was found out until then is kept."""
+
+    async def scene() -> list[Report]:
+        _, (one, other) = behind(NatPolicy.alike(replace(PRESERVING, port_reuse=PortReuse.PER_DESTINATION)))
+        opened = other.datagrams
+        times = iter(range(1000))
+
+        async def scarce(local: Endpoint) -> Datagrams:
+            if local.port and next(times) > 1:
+                raise AddressBusy("no port is left")
+            return await opened(local)
+
+        other.datagrams = scarce  # type: ignore[method-assign]
+        return list(await asyncio.gather(classify_on(one), classify_on(other)))
+
+    for report in run(scene()):
+        assert all(profile.mapping.determined for profile in profiles(report))
 
 
 def overlaps(*, told: bool) -> list[Endpoint | None]:

@@ -165,7 +165,7 @@ def test_a_range_is_told() -> None:
 
 
 def test_ports_kept_within_a_block_alone_are_kept() -> None:
-    told = profile(report("preserving in a block", PortReuse.PER_DESTINATION, 1), Protocol.UDP).port_assignment
+    told = profile(report("preserving in a block", PortReuse.EXCLUSIVE, 1), Protocol.UDP).port_assignment
     assert told
     assert told.value is PortAssignment.PRESERVING
     assert told.range

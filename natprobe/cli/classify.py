@@ -16,7 +16,11 @@ from natprobe.cli.files import reserved
 from natprobe.cli.lean import add, port_number
 from natprobe.cli.showing import page, show
 from natprobe.cli.terminal import Progress
+from natprobe.descriptors import raise_file_limit
 from natprobe.public import default_servers
+
+_FILES = 4096
+"""Descriptors that a deep run may take: of hundreds of flows, where answers are slow."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -55,6 +59,7 @@ def classify(
     protocols = _protocols(only)
     versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
     local_port = port_number(port)
+    raise_file_limit(_FILES)
     with reserved(save) as write_json, reserved(html) as write_page:
         with Progress() as progress:
             report = asyncio.run(

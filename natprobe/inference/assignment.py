@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from natprobe.behaviour import Certainty, PortAssignment, Verdict
-from natprobe.draws import ALL_PORTS, answered, kept, ports, step, widest_pool
+from natprobe.draws import ALL_PORTS, answered, in_turn, kept, ports, step, widest_pool
 from natprobe.endpoint import Endpoint
 from natprobe.inference.facts import Facts, indexes
 from natprobe.observation import Flow
@@ -46,7 +46,7 @@ def judge_assignment(facts: Facts) -> AssignmentVerdict:
     if len(kept(flows)) * 2 >= len(flows):
         return _preserving(flows, evidence)
     asked = [flow for _, fact in facts.sharings if not fact.other for flow in (fact.second, fact.control) if flow]
-    if kept(asked):
+    if len({flow.local for flow in kept(asked)}) > 1:  # one may be kept by luck, where there are few to choose from
         return _preserving_within(flows, kept(asked)[0], evidence)
     return _chosen(flows, evidence)
 
@@ -82,6 +82,9 @@ def _chosen(flows: Sequence[Flow], evidence: tuple[int, ...]) -> AssignmentVerdi
         return AssignmentVerdict(
             PortAssignment.SEQUENTIAL, Certainty.CONFIRMED, reason, evidence, delta=delta, parity=parity
         )
+    if in_turn(flows):
+        reason = f"{len(flows)} ports follow each other in order, with gaps that differ"
+        return AssignmentVerdict(PortAssignment.SEQUENTIAL, Certainty.LIKELY, reason, evidence, parity=parity)
     offsets = {(flow.mapped.port - flow.local.port) % (1 << 16) for flow in flows if flow.mapped}
     if len(offsets) == 1:
         reason = f"all of {len(flows)} ports are the local one {offsets.pop():+d}"

@@ -86,7 +86,7 @@ class Facts:
     def draws(self) -> list[tuple[int, Draws]]:
         """The draws of external ports, over either protocol."""
         found = ((index, fact) for index, fact in enumerate(self.observations) if isinstance(fact, Draws))
-        return [(i, fact) for i, fact in found if any(flow.local.version == self.version for flow in fact.flows)]
+        return [(i, fact) for i, fact in found if all(flow.local.version == self.version for flow in fact.flows)]
 
     @cached_property
     def sharings(self) -> list[tuple[int, Sharing]]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from natprobe.behaviour import Certainty, Dependence, Difference, PortReuse, Protocol, Verdict, not_determined
-from natprobe.draws import answered, chance_of_none, kept, meetings, pairs, ports, step, widest_pool
+from natprobe.draws import answered, chance_of_none, in_turn, kept, meetings, pairs, pairs_across, ports, widest_pool
 from natprobe.endpoint import Endpoint
 from natprobe.inference.facts import Facts, indexes
 from natprobe.observation import Exchange, Flow, Sharing
@@ -42,7 +42,8 @@ def judge_reuse(facts: Facts, mapping: Verdict[Dependence]) -> Verdict[PortReuse
     if all(flow.mapped == flow.local for flow in flows):
         return not_determined("there is no NAT that could give a port twice", evidence)
     shared = [_seen(fact) for _, fact in facts.sharings if fact.shared]
-    seen = max([*shared, *map(_overlapping, filter(_overlaps, flows))], default=_across(flows, others))
+    overlapping = map(_overlapping, filter(_overlaps, flows))
+    seen = max([*shared, *overlapping], key=lambda b: (b.difference, -b.chance), default=_across(flows, others))
     refused = min([*_refused(facts, mapping), *_unmet(facts, flows, others)], default=None)
     floor = seen.difference if seen else 0
     ceiling = refused.difference - 1 if refused else Difference.NOTHING
@@ -87,7 +88,8 @@ def _overlaps(flow: Flow) -> bool:
 def _overlapping(flow: Flow) -> _Bound:
     assert flow.overlap
     reason = f"while {flow.remote} saw {flow.local} as {flow.mapped}, so {flow.overlap} saw another client"
-    return _Bound(Difference.between(flow.remote, flow.overlap), 0.0, reason)
+    # That the other one is alive, and not forgotten by the NAT, is more than the reflector knows.
+    return _Bound(Difference.between(flow.remote, flow.overlap), SUGGESTIVE, reason)
 
 
 def _across(flows: list[Flow], others: list[Flow]) -> _Bound | None:
@@ -155,7 +157,8 @@ def _unmet(facts: Facts, flows: list[Flow], others: list[Flow]) -> list[_Bound]:
     if _unanswered(facts):
         counts.pop(Difference.NOTHING, None)
     if _at_random(others) and _across(flows, others) is None:
-        counts[Difference.PROTOCOL] = len(flows) * len(others)
+        counts[Difference.PROTOCOL] = pairs_across(flows, others)
+        pool = max(pool, widest_pool(ports(others)))
     return [
         _Bound(apart, chance, f"no port was given to two {_APART[apart]}, of {count} pairs{_were_it(pool, chance)}")
         for apart, count in counts.items()
@@ -177,7 +180,7 @@ def _broken(facts: Facts) -> bool:
 
 
 def _at_random(flows: list[Flow]) -> bool:
-    return len(kept(flows)) * 2 < len(flows) and step(ports(flows)) is None
+    return len(kept(flows)) * 2 < len(flows) and not in_turn(flows)
 
 
 def _were_it(pool: int, chance: float) -> str:
@@ -191,7 +194,7 @@ def _missing(flows: list[Flow], next_step: Difference) -> str:
             "every local port keeps its number, so that two flows of one address cannot meet: "
             "name a second address of this host (--second-source), or run it on two hosts at once (--partner)"
         )
-    if step(ports(flows)):
+    if in_turn(flows):
         return "ports are given in turn, so that none comes again before all have been given"
     if next_step is Difference.NOTHING:
         return "flows that were not answered may have been given one port towards one destination, and so broken"

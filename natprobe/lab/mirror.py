@@ -82,6 +82,9 @@ class _Transport(asyncio.Transport):
     def setsockopt(self, *_: object) -> None:
         """Do nothing: an abort is an RST here in any case."""
 
+    def get_write_buffer_size(self) -> int:
+        return 0
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._connection.send(bytes(data))
 

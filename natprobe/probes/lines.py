@@ -54,7 +54,8 @@ class TcpLines:
         conversation = self._conversations.get((local, remote))
         if conversation is None:
             conversation = await self._setting.conversation(local, remote)
-            self._conversations[conversation.local, remote] = conversation
+            if conversation.connected:  # one that failed has no port yet, and would answer for all that are to come
+                self._conversations[conversation.local, remote] = conversation
         tag = group_attribute(self._setting.tag)
         exchange = await conversation.ask(Purpose.MAPPING, tag, overlap_attribute(), *plain_attributes())
         mapped = exchange.mapped if exchange.answered else None

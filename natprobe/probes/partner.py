@@ -17,7 +17,7 @@ from itertools import count
 import msgspec
 
 from natprobe.behaviour import Protocol
-from natprobe.conversation import read_message
+from natprobe.conversation import TCP_PATIENCE, read_message
 from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import AddressBusy, MalformedMessage, NoRoute
 from natprobe.extensions import Extension, filler_attribute, group_attribute, memo_attribute
@@ -36,6 +36,8 @@ _KNOCKS = 0.25
 """Seconds between two greetings, for the other may not be there yet."""
 _ANSWER = 6.0
 """Seconds that the other has for one answer."""
+_AT_ONCE = 8
+"""Questions of the other's that are heeded at a time."""
 _ROOM = 64
 """Bytes by which a request is longer than its memo, so that its own reply has room."""
 
@@ -143,7 +145,7 @@ class Partner:
                     with suppress(ValueError):
                         self.address = parse_address(memo.address)
                         self.met.set()
-                case Ask():
+                case Ask() if len(self._tasks) < _AT_ONCE:
                     task = asyncio.ensure_future(self._answer(memo))
                     self._tasks.add(task)
                     task.add_done_callback(self._tasks.discard)
@@ -189,7 +191,7 @@ class Partner:
                 if message.class_ is Class.INDICATION and value is not None:
                     memo: _Memo = msgspec.json.decode(value, type=_Memo)
                     return memo
-            except (EOFError, MalformedMessage, msgspec.MsgspecError):
+            except (EOFError, MalformedMessage, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 return None
 
 
@@ -214,9 +216,11 @@ async def meeting(setting: Setting, known: Sequence[Server], external: Address) 
     ``known`` are servers reached over TCP; if there is no natprobe reflector among them, there is nowhere to meet.
     """
     server = choose(known)
-    stream = None
+    stream: Stream | Rejection | None = None
     if server.kind is Kind.NATPROBE:
-        stream = await setting.network.connect(Endpoint(setting.source, 0), server.contacted)
+        with suppress(TimeoutError, NoRoute):
+            async with asyncio.timeout(TCP_PATIENCE):
+                stream = await setting.network.connect(Endpoint(setting.source, 0), server.contacted)
     if stream is None or isinstance(stream, Rejection):
         yield None
         return

@@ -16,7 +16,7 @@ from contextlib import closing, suppress
 from typing import Any
 
 from natprobe.behaviour import Difference, Protocol
-from natprobe.draws import answered, chance_of_none, kept, pairs, ports, step, widest_pool
+from natprobe.draws import answered, chance_of_none, in_turn, kept, meetings, pairs, ports, widest_pool
 from natprobe.endpoint import Address, Endpoint
 from natprobe.errors import AddressBusy
 from natprobe.observation import Draws, Flow, Sharing
@@ -37,7 +37,7 @@ MOST_DATAGRAMS = 760
 LONGEST = 1.7
 """Seconds that all of it may take, beside three round trips, where nobody asked for it in particular."""
 LONGEST_WANTED = 20.0
-_STRAGGLING = {Protocol.UDP: 0.5, Protocol.TCP: 1.5}
+_STRAGGLING = {Protocol.UDP: 0.5, Protocol.TCP: 0.8}
 """Seconds that the last of many flows are waited for, if need be: until a lost one has been repeated."""
 _PACE = 0.001
 _POLITE_PACE = 0.1
@@ -58,9 +58,10 @@ async def probe_ports(setting: Setting, known: Sequence[Server], protocol: Proto
             seconds = {each: setting.partner.lines(each) for each in Protocol}
         hunt = _Hunt(setting, protocol, lines, seconds, remotes)
         async with setting.sampling:
-            await hunt.draw(SAMPLE if own else FEW, _PACE if own else _POLITE_PACE / len(remotes))
+            pace = _PACE if own else _POLITE_PACE / len(remotes)
+            await hunt.draw(SAMPLE if own else FEW, pace, to_the_end=True)
         if own and hunt.translated:
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, AddressBusy):  # somebody may have taken a port meanwhile
                 async with asyncio.timeout(hunt.left):
                     await hunt.pursue()
 
@@ -89,6 +90,7 @@ class _Hunt:
         self._flows: list[Flow] = []
         self._begun = 0
         self._met: dict[Endpoint, Flow] = {}
+        self._tried: set[tuple[Endpoint, Endpoint]] = set()
         self._given: dict[Endpoint, Flow] = {}
         """Of the second of two that share a port, where it was given it."""
         self._shared = Difference.PROTOCOL
@@ -121,12 +123,13 @@ class _Hunt:
                 return
             if trial and trial.refused:
                 refusals.append(trial)
-            elif trial and trial.second.mapped and not refusals:
+            elif trial and trial.control and trial.control.mapped and not refusals:
                 break  # this NAT keeps no ports
             if len(refusals) == _REFUSALS:
                 break
-        if not refusals:
+        if len(refusals) < _REFUSALS:
             await self._draw_on()
+            return
         for trial in refusals:
             second = Endpoint(self._partner, _port(trial.first))
             await self._trial(trial.first, second, trial.first.remote, _other(self._protocol))
@@ -167,7 +170,7 @@ class _Hunt:
             before = first if remote == first.remote and not other else await self._ask(self._lines, first)
             between = await self._ask(lines, Flow(second, remote))
             after = await self._ask(self._lines, first)
-            control = await self._control(lines, between) if between.mapped != before.mapped else None
+            control = await self._control(lines, between)
         except AddressBusy:
             return None
         trial = Sharing(self._protocol, at, before, between, after, control, other)
@@ -224,16 +227,31 @@ class _Hunt:
 
     async def _draw_on(self) -> None:
         """Draw until two meet that are alike enough, or until that none do is evidence, or for as long as is fit."""
-        while self._worth_drawing and (meeting := await self.draw(self._most - self._begun, _PACE)):
-            first, second = meeting
-            trial = await self._try(first, second.local, second.remote)
-            if trial:
-                await self._approach(trial)
+        while True:
+            meeting = self._untried()
+            if meeting:
+                first, second = meeting
+                trial = await self._try(first, second.local, second.remote)
+                if trial:
+                    await self._approach(trial)
+            elif self._worth_drawing:
+                await self.draw(self._most - self._begun, _PACE)
+            else:
+                return
+
+    def _untried(self) -> tuple[Flow, Flow] | None:
+        """Return two flows that have met and are more alike than any that were seen to share a port, each pair once."""
+        for first, second in meetings(self._flows):
+            pair = first.local, second.local
+            if pair not in self._tried and Difference.between(first.remote, second.remote) > self._shared:
+                self._tried.add(pair)
+                return first, second
+        return None
 
     @property
     def _worth_drawing(self) -> bool:
         flows = answered(self._flows)
-        at_random = len(kept(flows)) * 2 < len(flows) and step(ports(flows)) is None
+        at_random = len(kept(flows)) * 2 < len(flows) and not in_turn(flows)
         spent = self.left == 0.0 or self._begun >= self._most
         return at_random and not spent and not self._settled(flows)
 
@@ -244,28 +262,24 @@ class _Hunt:
         pool = widest_pool(ports(flows))
         return chance_of_none(pairs(flows, Difference(self._shared + 1)), pool) <= CONVINCING
 
-    async def draw(self, number: int, pace: float) -> tuple[Flow, Flow] | None:
-        """Begin so many flows, spaced by so many seconds, until two meet that are more alike than any did; record them.
-
-        Returns the two that met.
-        """
+    async def draw(self, number: int, pace: float, *, to_the_end: bool = False) -> None:
+        """Begin so many flows, spaced by so many seconds, and record them; until two meet, unless ``to_the_end``."""
         at = self._setting.now()
         flows: dict[int, Flow] = {}
         begun: list[int] = []
-        met: asyncio.Future[tuple[Flow, Flow] | None] = asyncio.get_running_loop().create_future()
+        enough: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         async def begin(which: int) -> None:
             await asyncio.sleep(which * pace)
             begun.append(which)
             remote = self._remotes[which % len(self._remotes)]
             flow = flows[which] = await self._lines.ask(Endpoint(self._setting.source, 0), remote)
-            meeting = self._meeting(flow)
-            if not met.done() and (meeting or self._over(flows)):
-                met.set_result(meeting)
+            if not (to_the_end or enough.done()) and (self._meets(flow) or self._over(flows)):
+                enough.set_result(None)
 
         tasks = [asyncio.ensure_future(begin(which)) for which in range(number)]
         everything = asyncio.gather(*tasks, return_exceptions=True)
-        ends: list[asyncio.Future[Any]] = [met, everything]
+        ends: list[asyncio.Future[Any]] = [enough, everything]
         try:
             timeout = min(self.left, number * pace + max(_STRAGGLING[self._protocol], 5 * self._rtt))
             await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
@@ -273,20 +287,18 @@ class _Hunt:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        drawn = tuple(flows[which] for which in sorted(flows) if flows[which].mapped)
-        self._flows += drawn
-        self._begun += len(begun)
-        self._setting.record(Draws(self._protocol, at, self._setting.now() - at, len(begun), drawn))
-        return met.result() if met.done() else None
+            # Also where time is up: what has been drawn until then is evidence.
+            drawn = tuple(flows[which] for which in sorted(flows) if flows[which].mapped)
+            self._flows += drawn
+            self._begun += len(begun)
+            self._setting.record(Draws(self._protocol, at, self._setting.now() - at, len(begun), drawn))
 
-    def _meeting(self, flow: Flow) -> tuple[Flow, Flow] | None:
-        """Return a flow and the one that it has met, if they are more alike than any that shared a port before."""
+    def _meets(self, flow: Flow) -> bool:
+        """Whether a flow has met another one, and they are more alike than any that shared a port before."""
         if flow.mapped is None:
-            return None
+            return False
         other = self._met.setdefault(flow.mapped, flow)
-        if other.local == flow.local or Difference.between(other.remote, flow.remote) <= self._shared:
-            return None
-        return other, flow
+        return other.local != flow.local and Difference.between(other.remote, flow.remote) > self._shared
 
     def _over(self, flows: dict[int, Flow]) -> bool:
         if not self._setting.deep and self._lines.sent >= MOST_DATAGRAMS:

@@ -27,6 +27,7 @@ MAX_PLANNED = 255  # REPLY-NUMBER counts in one byte
 MAX_ATTEMPTS = 16
 MAX_SPACING = 0.2
 MAX_PATIENCE = 3.0
+MAX_MEMO = 512
 MAX_TAG = 32
 
 _KNOWN_UDP = frozenset({Type.CHANGE_REQUEST, Type.RESPONSE_PORT, Type.PADDING})
@@ -350,7 +351,7 @@ def _tag(message: Message) -> bytes | None:
 def _memo(message: Message) -> bytes | None:
     """Return the indication that brings a message's memo to another: shorter than the request, as every reply."""
     memo = message.value(Extension.MEMO)
-    if memo is None or _tag(message) is None:
+    if memo is None or len(memo) > MAX_MEMO or _tag(message) is None:
         return None
     return Message(Class.INDICATION, message.transaction_id, (extensions.memo_attribute(memo),)).encode()
 

@@ -252,10 +252,19 @@ class Connection(asyncio.BufferedProtocol):
         return next((other.local for other in others if other.group and other.group != self.group), None)
 
     def _pass_on(self, memo: bytes) -> None:
-        """Give a memo to the one other connection of the group; what is longer than a pair is no meeting."""
-        others = self._streams.groups[self.group] - {self} if self.group is not None else set()
+        """Give a memo to the one other connection of the group from this address; more than a pair is no meeting.
+
+        If that one does not read what it was given before, the memo is lost: nothing is kept for it here.
+        """
+        group = self._streams.groups[self.group] if self.group is not None else set()
+        others = [other for other in group if other is not self and other.source.address == self.source.address]
         if len(others) == 1:
-            others.pop().send(memo)
+            others[0].receive(memo)
+
+    def receive(self, memo: bytes) -> None:
+        """Send a memo of somebody else's, if all before it has been sent."""
+        if not self._transport.get_write_buffer_size():
+            self.send(memo)
 
     def _may_dial(self, answer: StreamAnswer) -> bool:
         attempts = sum(dial.attempts for dial in answer.plan.dials) if answer.plan else 0
