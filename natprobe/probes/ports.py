@@ -163,16 +163,23 @@ class _Hunt:
         return await self._trial(first, second, remote, None) if remote else None
 
     async def _trial(self, first: Flow, second: Endpoint, remote: Endpoint, other: Protocol | None) -> Sharing | None:
+        """Record a trial; also one that time cuts short, for that a flow fell silent may be what sharing does to it."""
         lines = self._seconds[other or self._protocol]
         at = self._setting.now()
+        before, between, after = first, Flow(second, remote), Flow(first.local, first.remote)
+        control: Flow | None = None
         try:
             # To one remote the second flow may have taken the answers of the first one already.
-            before = first if remote == first.remote and not other else await self._ask(self._lines, first)
-            between = await self._ask(lines, Flow(second, remote))
+            if remote != first.remote or other:
+                before = await self._ask(self._lines, first)
+            between = await self._ask(lines, between)
             after = await self._ask(self._lines, first)
             control = await self._control(lines, between)
         except AddressBusy:
             return None
+        except asyncio.CancelledError:
+            self._setting.record(Sharing(self._protocol, at, before, between, after, control, other))
+            raise
         trial = Sharing(self._protocol, at, before, between, after, control, other)
         self._setting.record(trial)
         if trial.shared:
