@@ -43,11 +43,12 @@ class Tier(IntEnum):
 
 
 _CORE = {Protocol.UDP: probe_udp, Protocol.TCP: probe_tcp}
-_FURTHER: Mapping[Protocol, Sequence[Callable[[Setting, Sequence[Server]], Coroutine[Any, Any, None]]]] = {
+Probe = Callable[[Setting, Sequence[Server]], Coroutine[Any, Any, None]]
+_FURTHER: Mapping[Protocol, Sequence[Probe]] = {
     Protocol.UDP: (probe_remap, partial(probe_ports, protocol=Protocol.UDP)),
     Protocol.TCP: (partial(probe_ports, protocol=Protocol.TCP),),
 }
-"""The tests that follow, all at once; each is given the servers that answered over its protocol."""
+"""The tests that follow, those of a protocol in turn; each is given the servers that answered over it."""
 
 
 async def classify(
@@ -214,8 +215,8 @@ class _Run:
                 partner = await stack.enter_async_context(meeting(setting, reached, external))
                 self._on_progress(f"met {partner.address}" if partner else "no partner came")
                 setting = replace(setting, partner=partner)
-            following = ((probe, found) for protocol, found in known.items() if found for probe in _FURTHER[protocol])
-            await _together(probe(setting, found) for probe, found in following)
+            found = {protocol: servers for protocol, servers in known.items() if servers}
+            await _together(_in_turn(_FURTHER[protocol], setting, servers) for protocol, servers in found.items())
 
     async def _probe_core(self, setting: Setting, servers: Sequence[Endpoint]) -> dict[Protocol, list[Server]]:
         """Test what every tier tests; return the servers that answered over each protocol."""
@@ -244,6 +245,12 @@ class _Run:
     def report(self, sources: dict[int, Address]) -> Report:
         duration = self._network.now() - self._started
         return Report.of(VERSION, self._date, duration, Vantage.here(sources.values()), self._observations)
+
+
+async def _in_turn(probes: Iterable[Probe], setting: Setting, known: Sequence[Server]) -> None:
+    """Put tests one after the other: the hundreds of flows of one would be in the way of another's few packets."""
+    for probe in probes:
+        await probe(setting, known)
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
