@@ -16,10 +16,12 @@ from natprobe.behaviour import PortReuse
 from natprobe.lab.backend import Lab
 from natprobe.lab.policy import PRESETS, NatPolicy, parse_policy
 
-from .test_classify import ROUNDS, SERVER
+from .test_classify import ROUNDS as MANY
+from .test_classify import SERVER
 
 pytestmark = [pytest.mark.lab, pytest.mark.slow]
 
+ROUNDS = min(MANY, 10)
 TELL = """
 import asyncio, json, sys, natprobe
 for _ in range(int(sys.argv[1])):
@@ -53,7 +55,10 @@ def read(output: str, rounds: int) -> Told:
 
 
 def wrong(told: Told, right: PortReuse, *, only: Sequence[str] = ("udp", "tcp")) -> list[Any]:
-    return [verdicts for verdicts in told if any(verdicts[protocol][0] != right for protocol in only)]
+    """Return the runs that say something else; of ten one may not know, where it was short of time."""
+    unlike = [verdicts for verdicts in told if any(verdicts[protocol][0] != right for protocol in only)]
+    unknown = [verdicts for verdicts in unlike if all(verdicts[protocol][0] in (right, None) for protocol in only)]
+    return unlike if len(unknown) < len(unlike) or len(unknown) > max(1, len(told) // 10) else []
 
 
 def test_masquerading_shares_ports_between_destinations(lab: Lab) -> None:
@@ -62,20 +67,24 @@ def test_masquerading_shares_ports_between_destinations(lab: Lab) -> None:
 
 
 def test_a_table_that_gives_each_port_once_is_told_from_it(lab: Lab) -> None:
-    lab.apply("home", KEEPING)
-    assert wrong(tell(lab, second_source=SECOND), PortReuse.PER_PROTOCOL) == []
+    told: Told = []
+    for _ in range(ROUNDS):
+        lab.apply("home", KEEPING)  # or the table of the kept ports fills up
+        told += tell(lab, 1, second_source=SECOND)
+    assert wrong(told, PortReuse.PER_PROTOCOL) == []
 
 
 @pytest.mark.parametrize(
     ("policy", "right"), [(PRESETS["linux-masquerade"], PortReuse.PER_DESTINATION), (KEEPING, PortReuse.PER_PROTOCOL)]
 )
 def test_two_hosts_tell_it_together(lab: Lab, backend: str, policy: NatPolicy, right: PortReuse) -> None:
+    told: Told = []
     for _ in range(ROUNDS if backend == "namespaces" else 1):
         lab.apply("home", policy)  # or the table of the kept ports fills up
         with lab.start("home-2", command(1, partner=True)) as partner:
-            mine = tell(lab, 1, partner=True)
-            theirs, _ = partner.communicate(timeout=60)
-        assert wrong([*mine, *read(theirs, 1)], right) == []
+            told += tell(lab, 1, partner=True)
+            told += read(partner.communicate(timeout=60)[0], 1)
+    assert wrong(told, right) == []
 
 
 @pytest.mark.parametrize("name", ["linux-masquerade", "eim-apdf"])
@@ -97,8 +106,7 @@ def draw(lab: Lab, policy: NatPolicy, backend: str, **options: object) -> Told:
 def test_random_ports_are_found_to_be_shared_when_enough_are_drawn(lab: Lab, backend: str) -> None:
     """Of 1,600 flows to four destinations, none to two ports of one address meet once in 140 runs."""
     told = draw(lab, PRESETS["linux-fully-random"], backend, protocols=["udp"])
-    assert [verdicts for verdicts in told if verdicts["udp"][0] not in (PortReuse.PER_DESTINATION, None)] == []
-    assert len(wrong(told, PortReuse.PER_DESTINATION, only=["udp"])) <= max(1, len(told) // 10)
+    assert wrong(told, PortReuse.PER_DESTINATION, only=["udp"]) == []
 
 
 def test_random_ports_that_are_given_once_are_found_to_be(lab: Lab, backend: str) -> None:
