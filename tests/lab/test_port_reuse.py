@@ -1,6 +1,6 @@
 """Port reuse on the kernel's own NATs: told with a second address, by two hosts together, and by drawing.
 
-As many rounds as tests/lab/test_classify.py makes; where many flows are drawn the namespaces alone do, for a kernel is
+Ten rounds at most; where many flows are drawn the namespaces alone do, for a kernel is
 the same in a container.
 """
 
