@@ -60,7 +60,7 @@ def judge_reuse(facts: Facts, mapping: Verdict[Dependence]) -> Verdict[PortReuse
         # Two flows that nothing tells apart break each other: that a NAT goes so far has to be shown, not excluded.
         reason += "; that it would also give it to two flows to one destination, and so break them, is not excluded"
         return Verdict(PortReuse.PER_DESTINATION, Certainty.LIKELY, reason, evidence)
-    missing = _missing(flows, Difference(floor + 1))
+    missing = _missing(flows, others, Difference(floor + 1))
     known = f"{PortReuse.up_to(floor)} at least, {PortReuse.up_to(ceiling)} at most: " if told else ""
     return not_determined("; ".join(filter(None, (known + reason, missing))), evidence)
 
@@ -187,7 +187,7 @@ def _were_it(pool: int, chance: float) -> str:
     return f" (did it draw any of up to {pool} ports at random and share them: {chance:.1g})"
 
 
-def _missing(flows: list[Flow], next_step: Difference) -> str:
+def _missing(flows: list[Flow], others: list[Flow], next_step: Difference) -> str:
     """Return what would tell whether flows share a port that differ by no more than this."""
     if len(kept(flows)) * 2 >= len(flows):
         return (
@@ -199,6 +199,8 @@ def _missing(flows: list[Flow], next_step: Difference) -> str:
     if next_step is Difference.NOTHING:
         return "flows that were not answered may have been given one port towards one destination, and so broken"
     pool, count = widest_pool(ports(flows)), pairs(flows, next_step)
+    if next_step is Difference.PROTOCOL:
+        count = pairs_across(flows, others)
     chance = chance_of_none(count, pool)
     return (
         f"of {count} pairs of {_APART[next_step]} none met, and none would with a chance of {chance:.2g} "

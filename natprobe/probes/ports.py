@@ -13,7 +13,6 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
-from typing import Any
 
 from natprobe.behaviour import Difference, Protocol
 from natprobe.draws import answered, chance_of_none, in_turn, kept, meetings, pairs, ports, widest_pool
@@ -38,7 +37,7 @@ LONGEST = 1.7
 """Seconds that all of it may take, beside three round trips, where nobody asked for it in particular."""
 LONGEST_WANTED = 20.0
 _STRAGGLING = {Protocol.UDP: 0.5, Protocol.TCP: 0.8}
-"""Seconds that the last of many flows are waited for, if need be: until a lost one has been repeated."""
+"""Seconds without news after which those flows that are still waited for are given up: a lost one was repeated."""
 _PACE = 0.001
 _POLITE_PACE = 0.1
 _REFUSALS = 2
@@ -98,8 +97,9 @@ class _Hunt:
         self._ceiling = Difference.NOTHING
         """The least difference by which they may share one, as far as is known."""
         self._rtt = setting.known_rtt() or 0.1
-        wanted = setting.deep or setting.second or setting.partner
-        self._deadline = setting.now() + (LONGEST_WANTED if wanted else LONGEST) + 3 * self._rtt
+        self._wanted = bool(setting.deep or setting.second or setting.partner)
+        """Whether somebody asked for it in particular, and has time."""
+        self._deadline = setting.now() + (LONGEST_WANTED if self._wanted else LONGEST) + 3 * self._rtt
         self._most = (MOST_DEEP if setting.deep else MOST)[protocol]
 
     @property
@@ -191,7 +191,7 @@ class _Hunt:
     async def _ask(self, lines: Lines, flow: Flow) -> Flow:
         """Ask a flow's remote again as what its local endpoint is seen, for as long as an answer may be expected."""
         try:
-            async with asyncio.timeout(max(2.0 if self._setting.partner else 0.5, 6 * self._rtt)):
+            async with asyncio.timeout(max(2.0 if self._wanted else 0.5, 6 * self._rtt)):
                 return await lines.ask(flow.local, flow.remote)
         except TimeoutError:
             return Flow(flow.local, flow.remote)
@@ -273,32 +273,37 @@ class _Hunt:
         """Begin so many flows, spaced by so many seconds, and record them; until two meet, unless ``to_the_end``."""
         at = self._setting.now()
         flows: dict[int, Flow] = {}
-        begun: list[int] = []
-        enough: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Queue[tuple[int, Flow]] = asyncio.Queue()
+        tasks: list[asyncio.Future[None]] = []
 
         async def begin(which: int) -> None:
-            await asyncio.sleep(which * pace)
-            begun.append(which)
             remote = self._remotes[which % len(self._remotes)]
-            flow = flows[which] = await self._lines.ask(Endpoint(self._setting.source, 0), remote)
-            if not (to_the_end or enough.done()) and (self._meets(flow) or self._over(flows)):
-                enough.set_result(None)
+            ended.put_nowait((which, await self._lines.ask(Endpoint(self._setting.source, 0), remote)))
 
-        tasks = [asyncio.ensure_future(begin(which)) for which in range(number)]
-        everything = asyncio.gather(*tasks, return_exceptions=True)
-        ends: list[asyncio.Future[Any]] = [enough, everything]
+        async def begin_all() -> None:
+            # One a turn of the loop: where this host is short of time, it is for all that wait for an answer.
+            for which in range(number):
+                await asyncio.sleep(max(0.0, at + which * pace - self._setting.now()))
+                tasks.append(asyncio.ensure_future(begin(which)))
+
+        beginning = asyncio.ensure_future(begin_all())
         try:
-            timeout = min(self.left, number * pace + max(_STRAGGLING[self._protocol], 5 * self._rtt))
-            await asyncio.wait(ends, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            async with asyncio.timeout(self.left):
+                while len(flows) < number:
+                    async with asyncio.timeout(max(_STRAGGLING[self._protocol], 5 * self._rtt)):
+                        which, flows[which] = await ended.get()
+                    if not to_the_end and (self._meets(flows[which]) or self._over(flows)):
+                        break
+        except TimeoutError:
+            pass  # also where time is up, what has been drawn until then is evidence
         finally:
-            for task in tasks:
+            for task in (beginning, *tasks):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            # Also where time is up: what has been drawn until then is evidence.
+            await asyncio.gather(beginning, *tasks, return_exceptions=True)
             drawn = tuple(flows[which] for which in sorted(flows) if flows[which].mapped)
             self._flows += drawn
-            self._begun += len(begun)
-            self._setting.record(Draws(self._protocol, at, self._setting.now() - at, len(begun), drawn))
+            self._begun += len(tasks)
+            self._setting.record(Draws(self._protocol, at, self._setting.now() - at, len(tasks), drawn))
 
     def _meets(self, flow: Flow) -> bool:
         """Whether a flow has met another one, and they are more alike than any that shared a port before."""
