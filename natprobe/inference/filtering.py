@@ -7,16 +7,19 @@ What is left groups the senders, as for mappings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
+from natprobe.candidates import explaining_filter
 from natprobe.endpoint import Endpoint
-from natprobe.inference.candidates import explaining_filter
 from natprobe.inference.facts import Facts, indexes, listing, many_servers
 from natprobe.observation import ConnectBack, Dialled, Exchange, Outcome, Purpose, Volley
 from natprobe.server import Kind, Server
 from natprobe.silence import CONVINCING, SUGGESTIVE, tally
+
+T = TypeVar("T", Volley, ConnectBack)
 
 FEW_DIALS = 3
 """SYNs that went unanswered on a path that loses one of five: 1 %, which alone is no certainty."""
@@ -77,6 +80,31 @@ def _judge(
     return Verdict(explaining[0], certainty, f"after sending to {contacted} alone, {seen}", evidence)
 
 
+def _strictest(of_ports: Sequence[Mapping[Endpoint, Finding]]) -> dict[Endpoint, Finding]:
+    """Return what is known of each sender, who may have been let in by one local port and not by another.
+
+    Then the NAT keeps it out: an earlier run may have sent to it from the one, while a filter is no matter of luck.
+    """
+    findings: dict[Endpoint, Finding] = {}
+    for sender in dict.fromkeys(sender for of_port in of_ports for sender in of_port):
+        found = [of_port[sender] for of_port in of_ports if sender in of_port]
+        came = [finding for finding in found if finding.passed]
+        kept_out = [finding for finding in found if finding.passed is False]
+        findings[sender] = (kept_out or came or found)[0]
+        if came and kept_out:
+            why = f"{kept_out[0].why}, but did to another local port, which an earlier run may have sent to it from"
+            findings[sender] = replace(kept_out[0], certain=False, why=why)
+    return findings
+
+
+def _by_port(tests: Iterable[T]) -> list[list[T]]:
+    """Return tests by the local port that they were made from, in the order in which these were tried."""
+    of_ports: dict[Endpoint, list[T]] = {}
+    for test in tests:
+        of_ports.setdefault(test.local, []).append(test)
+    return list(of_ports.values())
+
+
 def _explaining(contacted: Endpoint, findings: Mapping[Endpoint, Finding]) -> list[Dependence]:
     return explaining_filter(contacted, {sender: bool(finding.passed) for sender, finding in findings.items()})
 
@@ -109,11 +137,15 @@ def _why_nothing(facts: Facts) -> str:
 def _udp_findings(facts: Facts) -> dict[Endpoint, Finding]:
     # Where servers refused, those before the last one did; of them nothing is to be learnt.
     contacted = facts.volleys[-1][1].remote
-    volleys = [volley for _, volley in facts.volleys if volley.remote == contacted]
     server = facts.server(contacted)
-    asked = dict.fromkeys(sender for volley in volleys for sender in volley.asked if sender != volley.remote)
+    of_ports = _by_port(volley for _, volley in facts.volleys if volley.remote == contacted)
     greeted = {sender: _GREETED for sender, _ in server.senders} if server else {}
-    return greeted | {sender: _heard_or_not(facts, server, volleys, sender) for sender in asked}
+    return greeted | _strictest([_of_volleys(facts, server, volleys) for volleys in of_ports])
+
+
+def _of_volleys(facts: Facts, server: Server | None, volleys: list[Volley]) -> dict[Endpoint, Finding]:
+    asked = dict.fromkeys(sender for volley in volleys for sender in volley.asked if sender != volley.remote)
+    return {sender: _heard_or_not(facts, server, volleys, sender) for sender in asked}
 
 
 def _heard_or_not(facts: Facts, server: Server | None, volleys: list[Volley], sender: Endpoint) -> Finding:
@@ -148,7 +180,7 @@ def _refusal(volleys: list[Volley], sender: Endpoint) -> str | None:
 def _missing_proof(facts: Facts, server: Server | None, sender: Endpoint, proofs: list[Exchange]) -> str | None:
     """Return why the silence of a sender does not count, or None: the server has shown that it sends from there."""
     if server is None or server.kind is not Kind.NATPROBE:
-        if any(proof.answered for proof in proofs):
+        if any(proof.answered for proof in proofs) or any(volley.heard(sender) for _, volley in facts.volleys):
             return None
         return "the server has not shown that it can send from there" + _what_it_did(proofs)
     return _dead_address(facts, server, sender, 0.0)
@@ -182,7 +214,12 @@ def _what_it_did(proofs: list[Exchange]) -> str:
 
 
 def _tcp_findings(facts: Facts) -> dict[Endpoint, Finding]:
-    findings = {dialled.source: _dialled(facts, dialled) for _, dialled in facts.connect_backs}
+    of_ports = _by_port(dialled for _, dialled in facts.connect_backs)
+    return _strictest([_of_dials(facts, dials) for dials in of_ports])
+
+
+def _of_dials(facts: Facts, dials: list[ConnectBack]) -> dict[Endpoint, Finding]:
+    findings = {dialled.source: _dialled(facts, dialled) for dialled in dials}
     few = [sender for sender, finding in findings.items() if finding.few]
     if len(few) > 1:  # they bear each other out
         findings |= {sender: replace(findings[sender], certain=True) for sender in few}
@@ -190,7 +227,7 @@ def _tcp_findings(facts: Facts) -> dict[Endpoint, Finding]:
 
 
 def _dialled(facts: Facts, dialled: ConnectBack) -> Finding:
-    if dialled.outcome is Dialled.NOT_DIALLED and not _was_told(facts):
+    if dialled.outcome is Dialled.NOT_DIALLED and not _was_told(facts, dialled):
         lost = f"could not be used: {dialled.remote} did not tell what came of it, the connection to it was lost"
         return Finding(None, False, lost)
     if dialled.outcome is not Dialled.SILENT:
@@ -208,9 +245,10 @@ def _dialled(facts: Facts, dialled: ConnectBack) -> Finding:
     return Finding(False, not few, f"did not come in {tried}", few)
 
 
-def _was_told(facts: Facts) -> bool:
+def _was_told(facts: Facts, dialled: ConnectBack) -> bool:
     """Return whether the request to connect back was answered at all."""
-    return any(exchange.answered for _, exchange in facts.purpose(Purpose.FILTERING))
+    requests = (exchange for _, exchange in facts.purpose(Purpose.FILTERING) if exchange.local == dialled.local)
+    return any(request.answered for request in requests)
 
 
 _DIALLED = {

@@ -98,6 +98,18 @@ def uncontacted(server: Server, greeted: Sequence[Endpoint]) -> list[Sender]:
     return [sender for sender in server.senders if sender[0].address not in touched]
 
 
+def may_have_been_let_in_before(server: Server, heard: Iterable[Endpoint]) -> bool:
+    """Return whether who came in may owe it to an earlier run, so that another local port must be asked too.
+
+    RFC 5780 §4.1 asks for ports that were idle for 15 minutes, of which only the system knows. The endpoints that
+    answer are sent to in every run, and those at a quiet address in none: where one of these comes in, it is the NAT's
+    rule.
+    """
+    came = set(heard)
+    addresses = {endpoint.address for endpoint in server.listens}
+    return not came.isdisjoint(server.listens) and all(endpoint.address in addresses for endpoint in came)
+
+
 def endpoints_to_map(server: Server, known: Sequence[Server]) -> list[Endpoint]:
     """Return the endpoints to compare mappings at: all of the chosen server's, the contacted ones of the others."""
     return list(dict.fromkeys([*server.listens, *(other.contacted for other in known)]))

@@ -23,8 +23,11 @@ from natprobe.stun import Attribute
 
 TRIES = 3
 """Local ports that it is tried from: two outvote a third."""
-_DELIVERED = CONVINCING ** (1 / TRIES)
-"""How improbable it must be, for each, that all of the unsolicited packets were lost; all three: their product."""
+_DELIVERED = CONVINCING ** (1 / 2)
+"""How improbable it must be, for each, that all of the unsolicited packets were lost; for two of them, their product.
+
+A third may let the stranger in, on a port that an earlier run has sent to it from.
+"""
 
 
 async def probe_remap(setting: Setting, known: Sequence[Server]) -> None:

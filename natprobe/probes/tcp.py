@@ -39,6 +39,7 @@ from natprobe.probes import (
     endpoints_to_map,
     hello_attributes,
     irregular,
+    may_have_been_let_in_before,
     plain_attributes,
     uncontacted,
 )
@@ -86,7 +87,24 @@ async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> list[Serve
 
 
 async def _test_filtering(setting: Setting, servers: Sequence[Endpoint]) -> list[Server]:
-    """Greet the servers from a listener's port, have a reflector dial back, and return the servers that answered.
+    """Greet the servers from a listener's port, have a reflector dial back, and return the servers that answered."""
+    async with _greeting(setting, servers) as (door, hellos):
+        known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
+        server = choose(known) if known else None
+        if server is None or server.kind is not Kind.NATPROBE:
+            return known
+        senders = uncontacted(server, servers)
+        heard = await _ask_back(setting, door, server, senders)
+    if may_have_been_let_in_before(server, heard):
+        async with _greeting(setting, [server.contacted]) as (another, answered):
+            if answered:
+                await _ask_back(setting, another, server, senders)
+    return known
+
+
+@asynccontextmanager
+async def _greeting(setting: Setting, servers: Sequence[Endpoint]) -> AsyncIterator[tuple[_Door, list[Exchange]]]:
+    """Say hello to servers from a door that is open for the block, and give it and their answers.
 
     A SYN is repeated after a second at the earliest, so that the copies of a greeting leave from other ports: the first
     door from which anything is heard is the one that is used.
@@ -103,12 +121,7 @@ async def _test_filtering(setting: Setting, servers: Sequence[Endpoint]) -> list
         done, others = await asyncio.wait(knocking, return_when=asyncio.FIRST_COMPLETED)
         for task in others:
             task.cancel()
-        door, hellos = done.pop().result()
-        known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
-        server = choose(known) if known else None
-        if server and server.kind is Kind.NATPROBE:
-            await _ask_back(setting, door.listener, door.conversations[server.contacted], uncontacted(server, servers))
-        return known
+        yield done.pop().result()
     finally:  # without an await, at which a cancellation could strike
         for task in knocking:
             task.cancel()
@@ -163,16 +176,15 @@ async def _open_together(
             conversation.close()
 
 
-async def _ask_back(
-    setting: Setting, listener: Listener, conversation: Conversation, senders: Sequence[Sender]
-) -> None:
-    """Have the reflector dial back from each sender, and record what came of it."""
+async def _ask_back(setting: Setting, door: _Door, server: Server, senders: Sequence[Sender]) -> list[Endpoint]:
+    """Have the reflector dial back from each sender, and record what came of it; return who came in."""
+    conversation = door.conversations[server.contacted]
     sources = [(endpoint, Source(how)) for endpoint, how in senders]
     rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
     plan = DialPlan(tuple(_dial(source) for _, source in sources), _SPACING, patience=0.1 + 1.5 * rtt)
     cookie = conversation.reply.value(Extension.COOKIE) if conversation.reply else None
     at = setting.now()
-    async with _Doorman(listener):
+    async with _Doorman(door.listener):
         exchange = await conversation.ask(
             Purpose.FILTERING,
             cookie_attribute(cookie or b""),
@@ -182,6 +194,7 @@ async def _ask_back(
         )
     setting.record(exchange)
     results = _results(conversation.reply)
+    accepted = []
     for endpoint, source in sources:
         result = results.get(source, DialResult(source, DialOutcome.NOT_DIALLED, 0))
         came_of_it = _REPORTED[result.outcome]
@@ -189,6 +202,9 @@ async def _ask_back(
         setting.record(
             ConnectBack(conversation.local, conversation.remote, endpoint, at, result.attempts, waited, came_of_it)
         )
+        if came_of_it is Dialled.ACCEPTED:
+            accepted.append(endpoint)
+    return accepted
 
 
 def _dial(source: Source) -> Dial:

@@ -21,6 +21,7 @@ from natprobe.probes import (
     endpoints_to_map,
     hello_attributes,
     irregular,
+    may_have_been_let_in_before,
     plain_attributes,
     ranked,
     uncontacted,
@@ -67,12 +68,23 @@ async def _test_filtering(
     """Fire at the server that can test most, at the next one if it refuses; return who did not, and what came of it."""
     for server in ranked(known):
         senders = uncontacted(server, greeted)
-        volleys = await fire(mailbox, server, senders)
-        for volley in volleys:
-            setting.record(volley)
-        if not all(refused(volleys, sender) for sender, _ in senders):
-            return server, volleys
+        volleys = await _fire(setting, mailbox, server, senders)
+        if all(refused(volleys, sender) for sender, _ in senders):
+            continue
+        heard = (sender for sender, _ in senders if any(volley.heard(sender) for volley in volleys))
+        if may_have_been_let_in_before(server, heard):
+            async with await setting.mailbox() as another:
+                setting.record(await another.ask(Purpose.HELLO, server.contacted, *hello_attributes()))
+                volleys += await _fire(setting, another, server, senders)
+        return server, volleys
     return None
+
+
+async def _fire(setting: Setting, mailbox: Mailbox, server: Server, senders: Sequence[Sender]) -> list[Volley]:
+    volleys = await fire(mailbox, server, senders)
+    for volley in volleys:
+        setting.record(volley)
+    return volleys
 
 
 async def map_endpoints(setting: Setting, mailbox: Mailbox, endpoints: Sequence[Endpoint]) -> list[Exchange]:
