@@ -106,7 +106,9 @@ class Endpoint:
         return Endpoint(self.address, port)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Endpoint) and self.port == other.port and self.address == other.address
+        return self is other or (
+            isinstance(other, Endpoint) and self.port == other.port and self.address == other.address
+        )
 
     def __hash__(self) -> int:
         return self._hash

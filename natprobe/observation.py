@@ -122,7 +122,10 @@ class Volley:
     @property
     def control_after(self) -> float | None:
         """When the control came back, in seconds after the request; None if it did not."""
-        return next((a.after for a in self.arrivals if a.asked == a.source == self.remote and a.error is None), None)
+        for arrival in self.arrivals:
+            if arrival.asked == self.remote == arrival.source and arrival.error is None:
+                return arrival.after
+        return None
 
     def heard(self, asked: Endpoint) -> bool:
         """Whether a reply came from the very endpoint that was asked to send it."""

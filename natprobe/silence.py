@@ -46,8 +46,12 @@ def settling_time(volleys: Iterable[Volley]) -> float | None:
 
     The slowest control, and as much again as the controls differ, and a quarter of a round trip for a longer path.
     """
-    controls = [volley.control_after for volley in volleys if volley.control_after is not None]
-    return max(controls) * 2 - min(controls) + min(controls) / 4 + 0.005 if controls else None
+    return _settling(volley.control_after for volley in volleys)
+
+
+def _settling(controls: Iterable[float | None]) -> float | None:
+    came = [after for after in controls if after is not None]
+    return max(came) * 2 - min(came) + min(came) / 4 + 0.005 if came else None
 
 
 def tally(volleys: Iterable[Volley], sender: Endpoint, takes: float = 0.0) -> Tally:
@@ -55,8 +59,8 @@ def tally(volleys: Iterable[Volley], sender: Endpoint, takes: float = 0.0) -> Ta
 
     ``takes`` is how many seconds a reply of the sender is known to take, where that may be longer than the control's.
     """
-    asked = [volley for volley in volleys if sender in volley.asked]
-    settled = settling_time(asked)
-    heard = sum(volley.heard(sender) for volley in asked)
-    judged = [volley for volley in asked if settled is not None and volley.waited >= max(settled, takes)]
-    return Tally(len(judged), sum(volley.control_after is not None for volley in judged), heard)
+    asked = [(volley, volley.control_after) for volley in volleys if sender in volley.asked]
+    settled = _settling(control for _, control in asked)
+    heard = sum(volley.heard(sender) for volley, _ in asked)
+    judged = [control for volley, control in asked if settled is not None and volley.waited >= max(settled, takes)]
+    return Tally(len(judged), sum(control is not None for control in judged), heard)

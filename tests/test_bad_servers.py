@@ -10,54 +10,15 @@ import socket
 from collections.abc import Sequence
 
 import pytest
+from bad_reports import EI, PORTS, profile_of, report_on, udp
 from bad_servers import BadServer, Fault
 
-from natprobe import Certainty, Dependence, Profile, Protocol, Tier, classify
-from natprobe.errors import NoServerAnswered
+from natprobe import Certainty
 from natprobe.observation import Exchange, Outcome, Purpose, Volley
-from natprobe.report import Report
 
 ADDRESSES = ("127.0.0.2", "127.0.0.3")
 GOOD_ADDRESSES = ("127.0.0.4", "127.0.0.5")
-PORTS = (34780, 34781)
 CONTACT, SAME_ADDRESS, SAME_PORT, BOTH = (f"{address}:{port}" for address in ADDRESSES for port in PORTS)
-
-EI = Dependence.ENDPOINT_INDEPENDENT
-
-
-async def report_on(*servers: str, tier: Tier = Tier.QUICK) -> Report:
-    """Classify UDP through these servers."""
-    report = await classify(servers, versions=[4], protocols=[Protocol.UDP], tier=tier)
-    assert Report.loads(report.dumps()).to_json() == report.to_json()
-    return report
-
-
-async def profile_of(fault: Fault) -> Profile:
-    """Classify UDP through one server with this fault, and make sure that nothing untrue is told."""
-    async with BadServer(fault, ADDRESSES, PORTS) as server:
-        report = await report_on(str(server.contact), tier=Tier.DEFAULT)
-    profile = udp(report)
-    assert profile.unsolicited_remap
-    assert profile.unsolicited_remap.value in (False, None)
-    return profile
-
-
-def udp(report: Report) -> Profile:
-    assert report.ipv4
-    assert report.ipv4.udp
-    profile = report.ipv4.udp
-    assert profile.reachable.value is True
-    assert profile.mapping.value in (EI, None)
-    assert profile.filtering.value in (EI, None)
-    return profile
-
-
-async def failure_of(fault: Fault) -> str:
-    """Return the line with which a run ends that one server with this fault leaves without any answer."""
-    async with BadServer(fault, ADDRESSES, PORTS) as server:
-        with pytest.raises(NoServerAnswered) as stopped:
-            await report_on(str(server.contact))
-    return str(stopped.value)
 
 
 # --- nothing wrong, or nothing that matters ---------------------------------------------------------------------------
@@ -68,7 +29,7 @@ async def failure_of(fault: Fault) -> str:
     [Fault.NONE, Fault.DELAYS_CHANGE, Fault.DUPLICATES, Fault.ECHOES_LATE],
 )
 async def test_what_a_client_must_bear(fault: Fault) -> None:
-    profile = await profile_of(fault)
+    profile = await profile_of(fault, ADDRESSES)
     assert (profile.translated.value, profile.mapping.value, profile.filtering.value) == (False, EI, EI)
     assert profile.mapping.certainty is profile.filtering.certainty is Certainty.CONFIRMED
 
@@ -83,7 +44,7 @@ async def test_endless_duplicates_are_recorded_once() -> None:
 @pytest.mark.slow
 async def test_a_rate_limit_treats_control_and_tests_alike() -> None:
     """Were the control always the first of its burst, it would be all that is answered: a filter, "confirmed"."""
-    profile = await profile_of(Fault.HEAD_OF_BURST)
+    profile = await profile_of(Fault.HEAD_OF_BURST, ADDRESSES)
     assert profile.mapping.value is EI
     assert profile.filtering.value is EI
 
@@ -104,7 +65,7 @@ async def test_a_rate_limit_treats_control_and_tests_alike() -> None:
     ],
 )
 async def test_a_server_that_cannot_change_its_source_tests_no_filter(fault: Fault, culprit: str) -> None:
-    profile = await profile_of(fault)
+    profile = await profile_of(fault, ADDRESSES)
     assert profile.mapping.value is EI
     assert profile.filtering.value is None
     for sender in (SAME_ADDRESS, SAME_PORT, BOTH):
@@ -114,7 +75,7 @@ async def test_a_server_that_cannot_change_its_source_tests_no_filter(fault: Fau
 
 @pytest.mark.slow
 async def test_a_server_that_changes_its_port_alone_tells_half() -> None:
-    profile = await profile_of(Fault.CHANGES_PORT_ONLY)
+    profile = await profile_of(Fault.CHANGES_PORT_ONLY, ADDRESSES)
     assert profile.filtering.value is None
     assert "cannot tell endpoint-independent and address-dependent apart" in profile.filtering.reason
     assert f"{SAME_ADDRESS} came in" in profile.filtering.reason
@@ -152,7 +113,7 @@ async def test_where_one_server_refuses_the_next_one_tests_the_filter(fault: Fau
     ],
 )
 async def test_a_server_without_an_alternate_is_named(fault: Fault, culprit: str) -> None:
-    profile = await profile_of(fault)
+    profile = await profile_of(fault, ADDRESSES)
     assert profile.filtering.value is None
     assert profile.filtering.reason == f"{CONTACT} cannot test it: {culprit}"
     assert (profile.mapping.value, profile.mapping.certainty) == (EI, Certainty.LIKELY)
@@ -161,14 +122,14 @@ async def test_a_server_without_an_alternate_is_named(fault: Fault, culprit: str
 
 async def test_an_alternate_on_the_same_address_tests_half() -> None:
     """coturn on its second address. Others conclude "address-dependent" or better from it, unqualified."""
-    profile = await profile_of(Fault.OTHER_SAME_ADDRESS)
+    profile = await profile_of(Fault.OTHER_SAME_ADDRESS, ADDRESSES)
     assert profile.filtering.value is None
     assert "cannot tell endpoint-independent and address-dependent apart" in profile.filtering.reason
     assert f"{CONTACT}: its OTHER-ADDRESS repeats its own address" in profile.filtering.reason
 
 
 async def test_an_alternate_on_the_same_port_tests_the_other_half() -> None:
-    profile = await profile_of(Fault.OTHER_SAME_PORT)
+    profile = await profile_of(Fault.OTHER_SAME_PORT, ADDRESSES)
     assert profile.filtering.value is None
     assert "cannot tell endpoint-independent and port-dependent apart" in profile.filtering.reason
     assert f"{CONTACT}: its OTHER-ADDRESS has its own port" in profile.filtering.reason
@@ -177,68 +138,16 @@ async def test_an_alternate_on_the_same_port_tests_the_other_half() -> None:
 @pytest.mark.slow
 async def test_a_dead_alternate_is_no_mapping_and_no_filter() -> None:
     """natdiscovery compares with what it heard before: "endpoint-independent mapping" on any NAT."""
-    profile = await profile_of(Fault.OTHER_DEAD)
+    profile = await profile_of(Fault.OTHER_DEAD, ADDRESSES)
     assert profile.filtering.value is None
     assert "on 1 address" in profile.mapping.reason
 
 
 @pytest.mark.slow
 async def test_an_alternate_that_no_route_leads_to_stops_nothing() -> None:
-    profile = await profile_of(Fault.OTHER_ELSEWHERE)
+    profile = await profile_of(Fault.OTHER_ELSEWHERE, ADDRESSES)
     assert (profile.mapping.value, profile.mapping.certainty) == (EI, Certainty.LIKELY)
     assert profile.filtering.value is None
-
-
-# --- answers that are none --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("fault", "culprit"),
-    [
-        (Fault.WRONG_SOURCE, f"answered from {SAME_ADDRESS}"),
-        (Fault.WRONG_TRANSACTION, "wrong transaction ID"),
-        (Fault.GARBAGE, "what came back is no STUN"),
-    ],
-)
-async def test_what_answers_no_question_is_no_answer(fault: Fault, culprit: str) -> None:
-    told = await failure_of(fault)
-    assert f"{CONTACT} over UDP: " in told
-    assert culprit in told
-
-
-@pytest.mark.parametrize(
-    ("fault", "culprit"),
-    [
-        (Fault.ERROR, "error 500"),
-        (Fault.MAPPED_IPV6, "answered that it saw [2001:db8::7]:7"),  # "translated", by everyone who prints it
-        (Fault.MAPPED_NOTHING, "answered that it saw 0.0.0.0:0"),
-        (Fault.MAPPED_MISSING, "answered without saying what it saw"),
-    ],
-)
-async def test_an_answer_that_says_nothing_ends_the_question_at_once(fault: Fault, culprit: str) -> None:
-    assert f"{CONTACT} over UDP: {culprit}" in await failure_of(fault)
-
-
-@pytest.mark.slow
-async def test_transactions_that_are_mixed_up_prove_nothing() -> None:
-    profile = await profile_of(Fault.REPLAYED_TRANSACTION)
-    assert profile.filtering.value is None
-
-
-async def test_a_mapping_that_changes_from_request_to_request_is_none() -> None:
-    """A server behind a proxy of its own. Others call it symmetric."""
-    profile = await profile_of(Fault.MAPPED_AT_RANDOM)
-    assert profile.mapping.value is None
-    assert f"the mapping towards {CONTACT} moved" in profile.mapping.reason
-
-
-@pytest.mark.slow
-async def test_a_server_that_dies_after_its_greeting_tells_nothing_and_is_named() -> None:
-    profile = await profile_of(Fault.DIES)
-    assert (profile.mapping.value, profile.filtering.value) == (None, None)
-    for verdict in (profile.mapping, profile.filtering):
-        assert CONTACT in verdict.reason or SAME_ADDRESS in verdict.reason
 
 
 # --- several servers --------------------------------------------------------------------------------------------------
