@@ -232,7 +232,10 @@ class _Table:
             yield f"{self._inbound} {refusal}"
 
     def _own(self) -> Iterator[str]:
-        if refusal := _refusal(self.policy.unsolicited, self.protocol):
+        # To accept is to answer as a host without a listener does, and an entry in conntrack, which would take the
+        # external port, towards the stranger, from the slot that has it: a table of its own knows no such entry.
+        taken = self._slots and self.policy.unsolicited is Treatment.ACCEPTED
+        if refusal := _refusal(Treatment.RESET if taken else self.policy.unsolicited, self.protocol):
             yield f"{self._inbound} {refusal}"
 
     def _allot(self) -> Iterator[str]:
