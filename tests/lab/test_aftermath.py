@@ -87,7 +87,8 @@ def test_nothing_is_left_however_its_owner_ends(kind: str, end: str, monkeypatch
         ENDS[end](holding)
     for process in processes:
         wait_for_end(process)
-    assert traces() == before
+    # Fewer there may be: of a daemon that was killed, the lab is still there, and the next one takes its place.
+    assert set(traces()) <= set(before)
 
 
 @pytest.fixture
