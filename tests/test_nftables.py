@@ -85,6 +85,7 @@ def assert_accepted(sandbox: list[str], text: str) -> None:
         ),
         ({"port_assignment": "preserving"}, "port_reuse exclusive with preserved ports: take per-protocol"),
         ({"translated": False, "unsolicited": "accepted"}, "unsolicited accepted behind a filter"),
+        ({"details": {"port_block": 64, "quota": 5}}, "port_block 64, quota 5$"),
     ],
 )
 def test_what_the_kernel_cannot_be_is_refused_by_its_field(words: dict[str, object], field: str) -> None:

@@ -8,8 +8,8 @@ a connection that silence would have let come about.
 from __future__ import annotations
 
 from natprobe.behaviour import Dependence, Treatment, Verdict, not_determined
-from natprobe.inference.facts import Cited, Facts, indexes, listing
-from natprobe.observation import ConnectBack, Dialled
+from natprobe.inference.facts import Facts, indexes, listing
+from natprobe.observation import Dialled
 
 _GETS = {
     Dialled.REFUSED: (Treatment.RESET, "was answered with a reset"),
@@ -29,13 +29,10 @@ def judge_unsolicited_syn(facts: Facts, filtering: Verdict[Dependence]) -> Verdi
     if filtering.value is None:
         return not_determined(f"whom the filter refuses is not known: {filtering.reason}", indexes(dialled))
     answered = [cited for cited in dialled if cited[1].outcome in (Dialled.REFUSED, Dialled.UNREACHABLE)]
-    return _verdict(answered or [cited for cited in dialled if cited[1].outcome is Dialled.SILENT], filtering)
-
-
-def _verdict(refused: list[Cited[ConnectBack]], filtering: Verdict[Dependence]) -> Verdict[Treatment]:
-    outcomes = list(dict.fromkeys(fact.outcome for _, fact in refused if fact.outcome in _GETS))
-    if not outcomes:
+    refused = answered or [cited for cited in dialled if cited[1].outcome is Dialled.SILENT]
+    if not refused:
         return not_determined("no connection from outside was refused", filtering.evidence)
-    value, what = _GETS[outcomes[0]]
-    senders = listing(dict.fromkeys(fact.source.address for _, fact in refused if fact.outcome is outcomes[0]))
+    outcome = refused[0][1].outcome
+    value, what = _GETS[outcome]
+    senders = listing(dict.fromkeys(fact.source.address for _, fact in refused if fact.outcome is outcome))
     return Verdict(value, filtering.certainty, f"a SYN from {senders} {what}", indexes(refused))

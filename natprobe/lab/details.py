@@ -74,6 +74,11 @@ class Details:
         except msgspec.ValidationError as wrong:
             raise ValueError(f"details: {wrong}") from None
 
+    def __str__(self) -> str:
+        """Name those that are not the default."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return ", ".join(f"{name} {value}" for name, value in values.items() if value != getattr(_DEFAULT, name))
+
     def lifetimes(self, protocol: Protocol) -> tuple[float, float, float]:
         """Return how long a session lives after its last packet: before it went both ways, then, and once closed."""
         own = self.lifetime, self.lifetime_stream, self.lifetime_closed
@@ -101,6 +106,7 @@ class Details:
         )
 
 
+_DEFAULT = Details()
 _LIFETIMES: Mapping[Protocol, tuple[float, float, float]] = {
     Protocol.UDP: (300.0, 300.0, 300.0),
     Protocol.TCP: (240.0, 7440.0, 240.0),

@@ -73,7 +73,7 @@ def require_possible(policy: NatPolicy) -> None:
 def _router_obstacles(policy: ProtocolPolicy) -> Iterator[tuple[bool, str]]:
     filters = policy.filtering is not Dependence.ENDPOINT_INDEPENDENT
     yield policy.filtering is Dependence.CONNECTION_DEPENDENT, f"filtering {policy.filtering}"
-    yield policy.details != Details(), f"such details: {policy.details}"
+    yield policy.details != Details(), str(policy.details)
     yield filters and policy.unsolicited is Treatment.ACCEPTED, "unsolicited accepted behind a filter that refuses it"
 
 
@@ -87,7 +87,7 @@ def _nat_obstacles(policy: ProtocolPolicy, protocol: Protocol) -> Iterator[tuple
     yield policy.port_assignment is PortAssignment.OTHER, f"port_assignment {policy.port_assignment}"
     yield policy.port_reuse in _NO_REUSE, f"port_reuse {policy.port_reuse}"
     own = [Details(), *(LINUX.values() if native else ())]
-    yield policy.details not in own, f"such details: {policy.details}"
+    yield policy.details not in own, str(policy.details)
     yield overlapping and not native, f"port_reuse {policy.port_reuse} with {how}"
     # One external port for two inside endpoints: only the whole remote endpoint tells them apart (RFC 7857 §3).
     apart = policy.filtering is Dependence.ADDRESS_AND_PORT_DEPENDENT
