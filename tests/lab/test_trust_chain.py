@@ -32,7 +32,7 @@ def told(report: Mapping[str, Any]) -> Told:
     }
 
 
-NATS = PRESETS | {"a table that takes strangers' packets": parse_policy('{"unsolicited": "accepted"}')}
+NATS = {**PRESETS, "a table that takes strangers' packets": parse_policy('{"unsolicited": "accepted"}')}
 
 
 @pytest.mark.parametrize("name", NATS)
