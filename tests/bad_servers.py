@@ -47,6 +47,8 @@ class Fault(StrEnum):
     """Does not answer it: its alternate is behind a firewall."""
     CHANGES_PORT_ONLY = "changes-port-only"
     """Answers from the other port of its own address when it is asked for its other address."""
+    CHANGES_FOR_ONE = "changes-for-one"
+    """Changes its source for the first port alone that asks for it: its alternate has died, or is behind a balancer."""
     DELAYS_CHANGE = "delays-change"
     """Answers it LATE seconds after a plain request would have been answered."""
     PLAIN = "plain"
@@ -114,6 +116,8 @@ class BadServer:
         """What was asked, and where."""
         self._transports: dict[Endpoint, asyncio.DatagramTransport] = {}
         self._before: bytes | None = None
+        self._first: Endpoint | None = None
+        """Who asked for a change first."""
         self._last_at = -BURST
 
     @property
@@ -150,6 +154,8 @@ class BadServer:
         if self.fault is Fault.HEAD_OF_BURST and now - before < BURST:
             return
         if self.fault is Fault.DIES and len(self.requests) > 1:
+            return
+        if self.fault is Fault.CHANGES_FOR_ONE and request.change and source != self._first_to_ask(source):
             return
         for reply in self.replies(request, source, local):
             asyncio.get_running_loop().call_later(reply.delay, self._send, reply, source)
@@ -192,6 +198,10 @@ class BadServer:
                 yield Reply(self._success(request, source, local, origin), origin, LATE)
             case _:
                 yield Reply(self._success(request, source, local, origin), origin)
+
+    def _first_to_ask(self, source: Endpoint) -> Endpoint:
+        self._first = self._first or source
+        return self._first
 
     def _origin(self, change: Change, local: Endpoint) -> Endpoint:
         """Return from where the answer to a request to ``local`` is sent."""

@@ -62,7 +62,13 @@ Happening = Callable[[Scene], Awaitable[None]]
 
 
 def classified(
-    policy: NatPolicy, happening: Happening, seed: int = 0, path: Path = LINE, addresses: Sequence[str] = (EXTERNAL,)
+    policy: NatPolicy,
+    happening: Happening,
+    seed: int = 0,
+    path: Path = LINE,
+    addresses: Sequence[str] = (EXTERNAL,),
+    *,
+    reflector_addresses: Sequence[str] = REFLECTOR,
 ) -> Report | None:
     """Classify behind a NAT while something happens; None where no server was reached at all."""
 
@@ -70,12 +76,12 @@ def classified(
         internet = Internet(seed)
         gateway = internet.gateway(policy, *addresses, path=path)
         client = internet.host(CLIENT, behind=gateway)
-        reflector = internet.host(*REFLECTOR)
+        reflector = internet.host(*reflector_addresses)
         Mirror(reflector)
         beside = asyncio.ensure_future(happening(Scene(internet, gateway, client, reflector)))
         await asyncio.sleep(0)
         try:
-            return await classify(REFLECTOR[:1], versions=[4], tier=Tier.QUICK, network=client)
+            return await classify(reflector_addresses[:1], versions=[4], tier=Tier.QUICK, network=client)
         except CannotRun:
             return None
         finally:

@@ -14,7 +14,7 @@ PACKAGE = Path(natprobe.__file__).parent
 GROUND = {"endpoint", "errors"}
 VOCABULARY = GROUND | {"behaviour"}
 WIRE = GROUND | {"stun", "extensions"}
-FACTS = VOCABULARY | WIRE | {"observation", "server", "silence", "draws", "candidates"}
+FACTS = VOCABULARY | WIRE | {"observation", "server", "silence", "draws"}
 MAY_IMPORT: dict[str, set[str]] = {
     "version": set(),
     "endpoint": set(),
@@ -28,7 +28,6 @@ MAY_IMPORT: dict[str, set[str]] = {
     "server": GROUND | {"stun", "extensions", "observation"},
     "silence": GROUND | {"observation"},
     "draws": VOCABULARY | {"observation"},
-    "candidates": VOCABULARY,
     "network": GROUND,
     "sockets": GROUND | {"network"},
     "exchange": FACTS | {"network"},
@@ -69,19 +68,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Arrows run downward only; probes and inference meet in ``run`` alone; nothing but the command line uses the lab."""
 
 PURE = [
-    *(
-        "behaviour",
-        "endpoint",
-        "errors",
-        "stun",
-        "extensions",
-        "observation",
-        "server",
-        "silence",
-        "draws",
-        "candidates",
-        "report",
-    ),
+    *("behaviour", "endpoint", "errors", "stun", "extensions", "observation", "server", "silence", "draws", "report"),
     *("reuse/facts", "reuse/conclusions", "reuse/capacity"),
     *("inference", "traversal", "reflector/rules", "reflector/layout", "reflector/budget"),
     *("integrity", "webrtc/outcome", "webrtc/ice_servers", "webrtc/choosing", "webrtc/certificate"),

@@ -83,6 +83,13 @@ async def test_a_server_that_changes_its_port_alone_tells_half() -> None:
 
 
 @pytest.mark.slow
+async def test_a_server_that_ceases_to_change_its_source_is_no_filter() -> None:
+    """It was heard by the first port; that a second one hears nothing is the server's doing until it proves itself."""
+    profile = await profile_of(Fault.CHANGES_FOR_ONE, ADDRESSES)
+    assert profile.filtering.value is EI
+
+
+@pytest.mark.slow
 async def test_a_server_that_was_found_out_is_not_asked_for_a_proof() -> None:
     async with BadServer(Fault.IGNORES_CHANGE, ADDRESSES, PORTS) as server:
         report = await report_on(str(server.contact))

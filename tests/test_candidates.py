@@ -8,8 +8,8 @@ from itertools import product
 import pytest
 
 from natprobe.behaviour import Dependence
-from natprobe.candidates import TOLD_APART, explaining_filter, explaining_mapping
 from natprobe.endpoint import Endpoint
+from natprobe.inference.candidates import TOLD_APART, explaining_filter, explaining_mapping
 
 R1, R2 = "198.51.100.10", "198.51.100.11"
 GRID = tuple(Endpoint.of(address, port) for address, port in product((R1, R2), (3478, 3479)))

@@ -235,3 +235,16 @@ def test_whenever_it_happens_and_over_a_line_that_loses_no_class_is_wrong(happen
         policy = PRESETS[dice.choice(NATS)]
         report = classified(policy, after(dice.uniform(0.03, 0.9), HAPPENINGS[happening]), seed, LOSING)
         assert wrong(policy, report) == [], seed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dead", [PRIMARY, ALTERNATE])
+def test_of_two_addresses_one_dies_while_servers_are_still_greeted(dead: str) -> None:
+    """Without a quiet address filtering is tested from a second port as well; and one protocol may just have got in."""
+    line = Path.alike(Impairment(delay=0.018, jitter=0.004, loss=0.1))
+    for number in range(30):
+        policy = PRESETS[POLICIES[number % len(POLICIES)]]
+        happening = dies(dead)(0.03 + number * 0.04)
+        for seed in (1, number):
+            report = classified(policy, happening, seed, line, reflector_addresses=REFLECTOR[:2])
+            assert wrong(policy, report) == [], (number, seed)

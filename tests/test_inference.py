@@ -632,6 +632,8 @@ def test_a_server_that_died_meanwhile_blocks_nothing() -> None:
     assert profile(*facts, *later).reachable.value is False
     dead = [replace(later[0], outcome=SILENT, mapped=None), later[1]]
     assert unknown(profile(*facts, *dead).reachable, f"later {R1} did not answer over TCP either")
+    begun_before = replace(asked(ANSWERED, TCP), outcome=Outcome.MUTE, mapped=None, at=1.0, waited=4.0)
+    assert unknown(profile(*facts, begun_before).reachable, f"later {R1} did not answer over TCP either")
 
 
 def test_a_control_for_the_other_protocol_is_no_question_about_this_one() -> None:

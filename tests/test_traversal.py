@@ -16,9 +16,9 @@ from pairs import remaps
 
 import natprobe
 from natprobe.behaviour import Certainty, Dependence, Protocol, Treatment, Verdict, not_determined
-from natprobe.candidates import TOLD_APART
 from natprobe.endpoint import Endpoint
 from natprobe.inference import Profile
+from natprobe.inference.candidates import TOLD_APART
 from natprobe.lab.policy import PRESETS, expected
 from natprobe.report import Family, Report, Vantage
 from natprobe.traversal import Order, PathPrediction, Traversal, predict

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
-from natprobe.candidates import explaining_filter
 from natprobe.endpoint import Endpoint
+from natprobe.inference.candidates import explaining_filter
 from natprobe.inference.facts import Facts, indexes, listing, many_servers
 from natprobe.observation import ConnectBack, Dialled, Exchange, Outcome, Purpose, Volley
 from natprobe.server import Kind, Server
@@ -180,7 +180,7 @@ def _refusal(volleys: list[Volley], sender: Endpoint) -> str | None:
 def _missing_proof(facts: Facts, server: Server | None, sender: Endpoint, proofs: list[Exchange]) -> str | None:
     """Return why the silence of a sender does not count, or None: the server has shown that it sends from there."""
     if server is None or server.kind is not Kind.NATPROBE:
-        if any(proof.answered for proof in proofs) or any(volley.heard(sender) for _, volley in facts.volleys):
+        if any(proof.answered for proof in proofs):
             return None
         return "the server has not shown that it can send from there" + _what_it_did(proofs)
     return _dead_address(facts, server, sender, 0.0)

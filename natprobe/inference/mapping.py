@@ -11,8 +11,8 @@ from collections import Counter
 from dataclasses import replace
 
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict, not_determined
-from natprobe.candidates import explaining_mapping
 from natprobe.endpoint import Address, Endpoint
+from natprobe.inference.candidates import explaining_mapping
 from natprobe.inference.facts import Cited, Facts, indexes, listing, many_servers, own
 from natprobe.inference.renewal import judge_renewal
 from natprobe.observation import Exchange, Purpose

@@ -42,10 +42,13 @@ def judge_reachability(facts: Facts) -> Verdict[bool]:
 
 
 def _gone(facts: Facts, asked: list[Exchange]) -> Exchange | None:
-    """Return an exchange that shows that who answers over the other protocol does so no longer, or None."""
+    """Return an exchange that shows that who answers over the other protocol does so no longer, or None.
+
+    It may have begun before this protocol failed: what counts is that no answer came after that.
+    """
     failed = min(exchange.at + exchange.waited for exchange in asked)
     addresses = {exchange.remote.address for exchange in asked}
-    later = [e for _, e in facts.elsewhere if e.at >= failed and e.remote.address in addresses]
+    later = [e for _, e in facts.elsewhere if e.at + e.waited >= failed and e.remote.address in addresses]
     return later[0] if later and not any(exchange.answered for exchange in later) else None
 
 

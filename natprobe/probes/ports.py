@@ -273,12 +273,13 @@ class _Hunt:
         """Begin so many flows, spaced by so many seconds, and record them; until two meet, unless ``to_the_end``."""
         at = self._setting.now()
         flows: dict[int, Flow] = {}
-        ended: asyncio.Queue[tuple[int, Flow]] = asyncio.Queue()
+        ended: asyncio.Queue[Flow] = asyncio.Queue()
         tasks: list[asyncio.Future[None]] = []
 
         async def begin(which: int) -> None:
             remote = self._remotes[which % len(self._remotes)]
-            ended.put_nowait((which, await self._lines.ask(Endpoint(self._setting.source, 0), remote)))
+            flows[which] = await self._lines.ask(Endpoint(self._setting.source, 0), remote)
+            ended.put_nowait(flows[which])
 
         async def begin_all() -> None:
             # One a turn of the loop: where this host is short of time, it is for all that wait for an answer.
@@ -289,10 +290,10 @@ class _Hunt:
         beginning = asyncio.ensure_future(begin_all())
         try:
             async with asyncio.timeout(self.left):
-                while len(flows) < number:
+                for _ in range(number):
                     async with asyncio.timeout(max(_STRAGGLING[self._protocol], 5 * self._rtt)):
-                        which, flows[which] = await ended.get()
-                    if not to_the_end and (self._meets(flows[which]) or self._over(flows)):
+                        flow = await ended.get()
+                    if not to_the_end and (self._meets(flow) or self._over(flows)):
                         break
         except TimeoutError:
             pass  # also where time is up, what has been drawn until then is evidence

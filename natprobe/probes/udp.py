@@ -65,7 +65,10 @@ async def control_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
 async def _test_filtering(
     setting: Setting, mailbox: Mailbox, known: Sequence[Server], greeted: Sequence[Endpoint]
 ) -> tuple[Server, list[Volley]] | None:
-    """Fire at the server that can test most, at the next one if it refuses; return who did not, and what came of it."""
+    """Fire at the server that can test most, at the next one if it refuses; return who did not, and what came of it.
+
+    What came of it last: who was silent then, though not before, has yet to prove that it still sends.
+    """
     for server in ranked(known):
         senders = uncontacted(server, greeted)
         volleys = await _fire(setting, mailbox, server, senders)
@@ -74,8 +77,10 @@ async def _test_filtering(
         heard = (sender for sender, _ in senders if any(volley.heard(sender) for volley in volleys))
         if may_have_been_let_in_before(server, heard):
             async with await setting.mailbox() as another:
-                setting.record(await another.ask(Purpose.HELLO, server.contacted, *hello_attributes()))
-                volleys += await _fire(setting, another, server, senders)
+                hello = await another.ask(Purpose.HELLO, server.contacted, *hello_attributes())
+                setting.record(hello)
+                if hello.answered:
+                    volleys = await _fire(setting, another, server, senders)
         return server, volleys
     return None
 

@@ -14,9 +14,9 @@ from itertools import combinations, product
 from typing import Any
 
 from natprobe.behaviour import Certainty, Dependence, Protocol, Treatment, Verdict
-from natprobe.candidates import TOLD_APART
 from natprobe.endpoint import Address
 from natprobe.inference import Profile
+from natprobe.inference.candidates import TOLD_APART
 from natprobe.inference.facts import listing
 from natprobe.traversal import reasons
 from natprobe.traversal.model import Behaviour, Order, Refusal, Traversal, meet, outcome_of

@@ -56,9 +56,8 @@ def wrong(policy: NatPolicy, report: dict[str, Any]) -> list[str]:
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_verdict_is_right_time_after_time(lab: Lab, name: str) -> None:
     lab.apply("home", PRESETS[name])
-    reports = classify(lab, rounds=ROUNDS, tier=Tier.QUICK)
-    reports += classify(lab)
-    assert [wrong(PRESETS[name], report) for report in reports] == [[]] * len(reports)
+    reports = [*classify(lab, rounds=ROUNDS, tier=Tier.QUICK), *classify(lab)]
+    assert [wrong(PRESETS[name], report) for report in reports] == [[]] * (ROUNDS + 1)
 
 
 def test_masquerading_gets_one_verdict_whatever_the_router_does_with_strangers(lab: Lab) -> None:
@@ -86,8 +85,7 @@ def test_what_the_router_does_with_strangers_decides_whether_they_move_a_mapping
         lab.apply("home", PRESETS[name])
         for report in classify(lab, rounds=ROUNDS):
             verdict = report["ipv4"]["udp"]["unsolicited_remap"]
-            assert verdict["value"] is (name == "linux-masquerade-accept")
-            assert verdict["certainty"] == "confirmed"
+            assert (verdict["value"], verdict["certainty"]) == (name == "linux-masquerade-accept", "confirmed")
             assert ("still sees that" in verdict["reason"]) is verdict["value"]  # who was sent to before is not moved
 
 
