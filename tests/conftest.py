@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -34,6 +35,9 @@ def _is_own(where: str) -> bool:
 
 
 sys.addaudithook(_keep_inside)
+
+# Who is started in the background of a script ignores Ctrl-C, and so would every program that a test starts and ends.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
