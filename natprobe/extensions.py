@@ -19,6 +19,9 @@ from natprobe.stun import Attribute, address
 E = TypeVar("E", bound=IntEnum)
 
 _DELAY_UNIT = 0.01
+TOKEN_MARK = b"natp"
+"""Follows the transaction ID of the request in the token that a connect-back brings."""
+TOKEN_SIZE = 16
 
 
 class Extension(IntEnum):

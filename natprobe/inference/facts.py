@@ -24,6 +24,7 @@ from natprobe.observation import (
 )
 from natprobe.server import Server, describe
 
+_CONTROLS = (Purpose.CONTROL, Purpose.CLOSED_PORT, Purpose.HAIRPIN)
 T = TypeVar("T", Exchange, Volley, ConnectBack, Hold, Recognition, Idle)
 Cited = tuple[int, T]
 
@@ -97,8 +98,8 @@ class Facts:
 
     @property
     def asked(self) -> list[Cited[Exchange]]:
-        """The exchanges that were made to learn of this protocol; a mere control for the other one is not."""
-        return [cited for cited in self.exchanges if cited[1].purpose not in (Purpose.CONTROL, Purpose.HAIRPIN)]
+        """The exchanges that were made to learn of this protocol; a mere control is none."""
+        return [cited for cited in self.exchanges if cited[1].purpose not in _CONTROLS]
 
     def purpose(self, *purposes: Purpose) -> list[Cited[Exchange]]:
         return [cited for cited in self.exchanges if cited[1].purpose in purposes]

@@ -1,7 +1,8 @@
 """Whether a protocol gets through, whether it is translated, and what is seen of it outside.
 
-Blocked, rejected, server down and name not found are different things: the other protocol of the same server is the
-control that tells them apart. A server that nobody claims to serve a protocol proves nothing by refusing it.
+Blocked, rejected, server down and name not found are different things. That a protocol is blocked is a verdict on the
+path, so that the silence of a server needs controls: the same server over the other protocol before and after it, its
+other addresses, other servers, and a port at which nobody listens, where its host answers whatever the server does.
 """
 
 from __future__ import annotations
@@ -17,17 +18,35 @@ from natprobe.server import Kind, describe
 ENOUGH_COPIES = 5
 """Copies unanswered on a path that loses one round trip in three: 0.4 %; in five: 0.03 %."""
 
+_BY_RESET = ("connection refused", "connection reset by peer")
+"""A reset bears the address of the server, whoever sends it."""
+
 
 def judge_reachability(facts: Facts) -> Verdict[bool]:
     """Return whether this protocol reaches a server and something comes back."""
     if facts.answered:
         remotes = dict.fromkeys(exchange.remote for _, exchange in facts.answered)
         return Verdict(True, Certainty.CONFIRMED, f"answered by {listing(remotes)}", indexes(facts.answered))
+    return _not_as_asked(facts) or _unanswered(facts)
+
+
+def _not_as_asked(facts: Facts) -> Verdict[bool] | None:
+    """Return the verdict where servers sent something, though not what they were asked for; None where none did."""
     asked = [exchange for _, exchange in facts.asked]
-    wrongly = [exchange for exchange in asked if exchange.outcome in (Outcome.ERROR, Outcome.MISPLACED)]
-    if wrongly:
-        told = "; ".join(dict.fromkeys(f"{e.remote}: {e.detail or f'error {e.error}'}" for e in wrongly))
-        return Verdict(True, Certainty.CONFIRMED, f"answered, though not as asked ({told})", indexes(facts.asked))
+    for outcomes, certainty, doubt in (
+        ((Outcome.ERROR, Outcome.MISPLACED), Certainty.CONFIRMED, ""),
+        ((Outcome.UNREADABLE,), Certainty.LIKELY, "; unless something on the way answers in its place"),
+    ):
+        wrongly = [exchange for exchange in asked if exchange.outcome in outcomes]
+        if wrongly:
+            told = "; ".join(dict.fromkeys(f"{e.remote}: {e.failure}" for e in wrongly))
+            reason = f"{facts.protocol.upper()} gets through, and the server is at fault ({told}){doubt}"
+            return Verdict(True, certainty, reason, indexes(facts.asked))
+    return None
+
+
+def _unanswered(facts: Facts) -> Verdict[bool]:
+    asked = [exchange for _, exchange in facts.asked]
     mute = [exchange.remote for exchange in asked if exchange.outcome is Outcome.MUTE]
     what = f"connected to {listing(dict.fromkeys(mute))} without an answer" if mute else _what_happened(asked)
     reached = [(index, exchange) for index, exchange in facts.elsewhere if exchange.answered]
@@ -38,6 +57,11 @@ def judge_reachability(facts: Facts) -> Verdict[bool]:
         return not_determined(f"{what}, and nothing over {_other(facts)} either: no server may be up", evidence)
     if gone := _gone(facts, asked):
         return not_determined(f"{what}, and later {gone.remote} did not answer over {_other(facts)} either", evidence)
+    if host := _refused_by_its_host(facts):
+        index, refusal = host
+        where = f"the host at {refusal.remote.address} itself refuses packets to its port {refusal.remote.port}"
+        culprit = f"{facts.protocol.upper()} gets as far, so that the server may be down, overloaded or behind a filter"
+        return not_determined(f"{what}; but {where}: {culprit}", (*evidence, index))
     return _blocked(facts, what, [exchange for _, exchange in reached], evidence)
 
 
@@ -52,6 +76,21 @@ def _gone(facts: Facts, asked: list[Exchange]) -> Exchange | None:
     return later[0] if later and not any(exchange.answered for exchange in later) else None
 
 
+def _refused_by_its_host(facts: Facts) -> tuple[int, Exchange] | None:
+    """Return an exchange that a server's own host refused: packets of this protocol get there. None without one.
+
+    A reset bears the server's address whoever sends it, but who resets what goes to one port of a host, and drops what
+    goes to another one, is no NAT or firewall that blocks the protocol.
+    """
+    dropped = any(exchange.outcome is Outcome.SILENT for _, exchange in facts.asked)
+    for index, exchange in (*facts.asked, *facts.purpose(Purpose.CLOSED_PORT)):
+        by_host = exchange.source is not None and exchange.source.address == exchange.remote.address
+        by_reset = facts.protocol is Protocol.TCP and exchange.purpose is Purpose.CLOSED_PORT and dropped
+        if exchange.outcome is Outcome.REJECTED and (by_host or by_reset):
+            return index, exchange
+    return None
+
+
 def _blocked(facts: Facts, what: str, reached: list[Exchange], evidence: tuple[int, ...]) -> Verdict[bool]:
     """Return the verdict where the servers answer over the other protocol and not over this one."""
     asked = [exchange for _, exchange in facts.asked]
@@ -62,7 +101,19 @@ def _blocked(facts: Facts, what: str, reached: list[Exchange], evidence: tuple[i
     reason = f"{name} is blocked: {what}, while {_other(facts)} reaches the same server"
     if not serves:
         return Verdict(False, Certainty.LIKELY, f"{reason} (unless that serves no {name})", evidence)
-    return Verdict(False, Certainty.CONFIRMED if _is_certain(asked) else Certainty.LIKELY, reason, evidence)
+    if any(exchange.outcome is Outcome.REJECTED and exchange.detail not in _BY_RESET for exchange in asked):
+        return Verdict(False, Certainty.CONFIRMED, reason, evidence)
+    if _independent(reached) < 2:
+        doubt = f"unless that server's own firewall keeps {name} out; a second server would settle it"
+        return Verdict(False, Certainty.LIKELY, f"{reason} ({doubt})", evidence)
+    certain = sum(map(_copies, asked)) >= ENOUGH_COPIES
+    return Verdict(False, Certainty.CONFIRMED if certain else Certainty.LIKELY, reason, evidence)
+
+
+def _independent(reached: list[Exchange]) -> int:
+    """Return how many of the servers that were named are reached: a reflector is one, whatever its addresses."""
+    named = [exchange for exchange in reached if exchange.purpose in (Purpose.HELLO, Purpose.CONTROL)]
+    return len({exchange.instance or exchange.remote.address for exchange in named})
 
 
 def judge_translation(facts: Facts) -> Verdict[bool]:
@@ -117,11 +168,6 @@ def _what_happened(asked: list[Exchange]) -> str:
     sent, waited = sum(exchange.sent for exchange in asked), max(exchange.waited for exchange in asked)
     odd = next((f" ({e.remote}: {e.detail})" for e in asked if e.detail), "")
     return f"no answer to {sent} attempts in {waited:.1f} s{odd}"
-
-
-def _is_certain(asked: list[Exchange]) -> bool:
-    rejected = any(exchange.outcome is Outcome.REJECTED for exchange in asked)
-    return rejected or sum(map(_copies, asked)) >= ENOUGH_COPIES
 
 
 def _copies(exchange: Exchange) -> float:
