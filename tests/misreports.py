@@ -1,6 +1,6 @@
 """A reflector that misreports itself, in each of the ways that are told here: in memory, or as a program in the lab:
 
-    python tests/misreports.py LIE ADDRESS ADDRESS ADDRESS
+    python tests/misreports.py PORT LIE ADDRESS ADDRESS ADDRESS
 
 What it says of itself is wrong; what it does is right, so that whoever believes packets is not misled.
 """
@@ -95,7 +95,7 @@ LIES = (*SITES, *RESULTS)
 
 @contextmanager
 def misreporting(rules: Rules, lie: str) -> Iterator[None]:
-    """Have a reflector's rules misreport it while the block runs; what connect-backs brought, those of all reflectors."""
+    """Have a reflector's rules misreport it while the block runs (the results of connect-backs: all reflectors')."""
     if lie in SITES:
         for local, stream in tuple(rules._sites):
             site = SITES[lie](rules.layout.site(local, stream=stream))
@@ -112,9 +112,9 @@ def misreporting(rules: Rules, lie: str) -> Iterator[None]:
         extensions.connect_back_result_attribute = honest
 
 
-async def serve(lie: str, addresses: Sequence[str]) -> None:
-    """Serve until cancelled; says ``serving`` on stderr when all sockets are bound."""
-    async with Reflector(addresses) as reflector:
+async def serve(port: int, lie: str, addresses: Sequence[str]) -> None:
+    """Serve on a port and the next one until cancelled; says ``serving`` on stderr when all sockets are bound."""
+    async with Reflector(addresses, (port, port + 1)) as reflector:
         with misreporting(reflector._rules, lie):
             sys.stderr.write("serving\n")
             sys.stderr.flush()
@@ -122,4 +122,4 @@ async def serve(lie: str, addresses: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], sys.argv[2:]))
+    asyncio.run(serve(int(sys.argv[1]), sys.argv[2], sys.argv[3:]))

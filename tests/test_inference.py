@@ -122,6 +122,50 @@ def unknown(verdict: Verdict[Any], *why: str) -> bool:
     return verdict.certainty is Certainty.NOT_DETERMINED
 
 
+# --- what no packet from here can be seen as, or one server alone reports --------------------------------------------
+
+THIRD = Endpoint.parse("203.0.113.20:3478")
+PRIVATE = Endpoint.parse("10.99.0.7:51000")
+
+
+def seen_by(reports: Mapping[Endpoint, Endpoint | None]) -> list[Observation]:
+    """Return what servers reported, each in its greeting and in the mapping test; None: this host's own endpoint."""
+    facts = [hello(remote) for remote in reports] + mapping(dict.fromkeys(reports, OUTSIDE))
+    return [replace(fact, mapped=reports[fact.remote] or fact.local) for fact in facts]
+
+
+def test_a_private_mapped_address_from_a_public_server_is_never_confirmed() -> None:
+    found = profile(*seen_by(dict.fromkeys(GRID, PRIVATE)))
+    for verdict in (found.translated, found.external, found.mapping):
+        assert verdict.certainty is LIKELY
+        assert "reports the private address 10.99.0.7, perhaps of a NAT on its own side" in verdict.reason
+
+
+def test_a_private_mapped_address_that_is_this_hosts_own_is_no_doubt() -> None:
+    found = profile(*seen_by(dict.fromkeys(GRID)))
+    assert (found.translated.value, found.translated.certainty) == (False, CONFIRMED)
+
+
+def test_one_server_against_two_is_a_conflict_in_which_most_decide() -> None:
+    found = profile(*seen_by({R1: PRIVATE, ELSEWHERE: None, THIRD: None}))
+    assert (found.translated.value, found.translated.certainty) == (False, Certainty.CONFLICTING)
+    assert f"{R1.address} alone reports 10.99.0.7" in found.translated.reason
+    assert PRIVATE not in (found.external.value or ())
+    assert (found.mapping.value, found.mapping.certainty) == (EI, LIKELY)
+
+
+def test_one_server_against_one_is_no_majority() -> None:
+    found = profile(*seen_by({R1: PRIVATE, ELSEWHERE: None}))
+    assert (found.translated.value, found.translated.certainty) == (True, Certainty.CONFLICTING)
+
+
+def test_two_addresses_of_one_server_do_not_outvote_another() -> None:
+    """The reflector's alternate is the same machine."""
+    facts = [hello(R1, mapped=PRIVATE, site=SITE), hello(ELSEWHERE, mapped=OUTSIDE)]
+    found = profile(*facts, *mapping(dict.fromkeys(GRID, PRIVATE) | {ELSEWHERE: OUTSIDE}))
+    assert found.external.value == tuple(sorted((PRIVATE, OUTSIDE)))
+
+
 # --- mapping ----------------------------------------------------------------------------------------------------------
 
 

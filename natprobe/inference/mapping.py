@@ -80,17 +80,22 @@ def _judge_port(facts: Facts, asked: list[Cited[Exchange]]) -> Verdict[Dependenc
                 f"the mapping towards {exchange.remote} moved {moved}: {_who_moved_it(facts, asked, exchange.remote)}",
                 indexes(seen),
             )
-    return _judge(facts, seen, mapped)
+    verdict = _judge(facts, seen, mapped)
+    if verdict.certainty is Certainty.CONFIRMED and (doubt := facts.doubt(seen)):
+        return replace(verdict, certainty=Certainty.LIKELY, reason=f"{verdict.reason}; but {doubt}")
+    return verdict
 
 
 def _judge(facts: Facts, seen: list[Cited[Exchange]], everything: dict[Endpoint, Endpoint]) -> Verdict[Dependence]:
     local = seen[0][1].local
     evidence = indexes(seen)
-    # A server that sees this host itself stands on this side of the NAT and says nothing of it.
-    mapped = {remote: external for remote, external in everything.items() if external != local}
+    # A server that sees this host itself stands on this side of the NAT and says nothing of it: unless most of them do.
+    alone = set(facts.dissenting) if local in everything.values() else set()
+    mapped = {r: external for r, external in everything.items() if external != local and r.address not in alone}
     if not mapped:
-        certainty = Certainty.CONFIRMED if len(everything) > 1 else Certainty.LIKELY
-        return Verdict(_INDEPENDENT, certainty, f"no NAT: {_everywhere(everything)} {local} itself", evidence)
+        itself = {remote: external for remote, external in everything.items() if external == local}
+        certainty = Certainty.CONFIRMED if len(itself) > 1 and not alone else Certainty.LIKELY
+        return Verdict(_INDEPENDENT, certainty, f"no NAT: {_everywhere(itself)} {local} itself", evidence)
     explaining = explaining_mapping(mapped)
     if explaining == [Dependence.ENDPOINT_INDEPENDENT]:
         return _independent(facts, local, mapped, evidence)

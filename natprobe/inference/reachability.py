@@ -8,12 +8,16 @@ other addresses, other servers, and a port at which nobody listens, where its ho
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from natprobe.behaviour import Certainty, Protocol, Verdict, not_determined
 from natprobe.endpoint import Endpoint
 from natprobe.inference.facts import Facts, indexes, listing, own
 from natprobe.observation import Exchange, Outcome, Purpose
 from natprobe.server import Kind, describe
+
+T = TypeVar("T")
 
 ENOUGH_COPIES = 5
 """Copies unanswered on a path that loses one round trip in three: 0.4 %; in five: 0.03 %."""
@@ -118,19 +122,37 @@ def _independent(reached: list[Exchange]) -> int:
 
 def judge_translation(facts: Facts) -> Verdict[bool]:
     """Return whether the address or the port of what leaves this host is changed on the way."""
-    seen = [(index, exchange) for index, exchange in facts.answered if exchange.mapped]
+    seen = _agreed(facts)
     if not seen:
-        return not_determined("no server told what it saw")
+        return not_determined("no server reported a mapped address")
     changes = [_is_changed(exchange) for _, exchange in seen]
     if True not in changes and None in changes:
         return _recognised(facts, seen)
     if True not in changes:
-        return Verdict(False, Certainty.CONFIRMED, "servers see this host's own address and port", indexes(seen))
+        reason = "servers see this host's own address and port"
+        return _as_agreed(facts, Verdict(False, Certainty.CONFIRMED, reason, indexes(seen)), seen)
     _, example = seen[changes.index(True)]
     reason = f"{own(example.local)} is seen as {example.mapped}"
     if False in changes:
         return Verdict(True, Certainty.CONFLICTING, f"{reason}, but not by every server", indexes(seen))
-    return Verdict(True, Certainty.CONFIRMED, reason, indexes(seen))
+    return _as_agreed(facts, Verdict(True, Certainty.CONFIRMED, reason, indexes(seen)), seen)
+
+
+def _agreed(facts: Facts) -> list[tuple[int, Exchange]]:
+    """Return the answers with a mapped address, but those of servers that contradict the majority."""
+    seen = [(index, exchange) for index, exchange in facts.answered if exchange.mapped]
+    return [(index, exchange) for index, exchange in seen if exchange.remote.address not in facts.dissenting]
+
+
+def _as_agreed(facts: Facts, verdict: Verdict[T], seen: Sequence[tuple[int, Exchange]]) -> Verdict[T]:
+    """Return a verdict as far as it can be trusted by who contradicts it, and by what can be true."""
+    against = [f"{server} alone reports {address}" for server, address in facts.dissenting.items()]
+    if against:
+        reason = f"{verdict.reason}; but {listing(against)}"
+        return replace(verdict, certainty=Certainty.CONFLICTING, reason=reason)
+    if doubt := facts.doubt(seen):
+        return replace(verdict, certainty=Certainty.LIKELY, reason=f"{verdict.reason}; but {doubt}")
+    return verdict
 
 
 def _is_changed(exchange: Exchange) -> bool | None:
@@ -153,12 +175,13 @@ def _recognised(facts: Facts, seen: Sequence[tuple[int, Exchange]]) -> Verdict[b
 
 def judge_external(facts: Facts) -> Verdict[tuple[Endpoint, ...]]:
     """Return every endpoint under which this host was seen."""
-    seen = [(index, exchange) for index, exchange in facts.answered if exchange.mapped]
+    seen = _agreed(facts)
     endpoints = tuple(sorted({exchange.mapped for _, exchange in seen if exchange.mapped}))
     if not endpoints:
-        return not_determined("no server told what it saw")
+        return not_determined("no server reported a mapped address")
     addresses = listing(dict.fromkeys(endpoint.address for endpoint in endpoints))
-    return Verdict(endpoints, Certainty.CONFIRMED, f"seen from outside as {addresses}", indexes(seen))
+    reason = f"seen from outside as {addresses}"
+    return _as_agreed(facts, Verdict(endpoints, Certainty.CONFIRMED, reason, indexes(seen)), seen)
 
 
 def _what_happened(asked: list[Exchange]) -> str:

@@ -172,7 +172,9 @@ class Rules:
             if question is None:
                 return None
             message = question.message
-            if refused := message.unknown(_KNOWN_TCP):
+            # stuntman's client sends a CHANGE-REQUEST that asks for no change over TCP as well.
+            known = _KNOWN_TCP if message.change else _KNOWN_TCP | {Type.CHANGE_REQUEST}
+            if refused := message.unknown(known):
                 return StreamAnswer(message.transaction_id, None, None, self._error(question, 420, refused))
             plan = _dial_plan(question)
             memo = _memo(message)
