@@ -16,7 +16,7 @@ from typing import Any, Self
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint, Scope
 from natprobe.errors import MalformedMessage
-from natprobe.extensions import Extension, read_site
+from natprobe.extensions import Extension, read_site, read_udp_service
 from natprobe.network import Datagram, Datagrams, Network, Rejection
 from natprobe.observation import Exchange, Outcome, Purpose
 from natprobe.stun import Attribute, Class, Message, Type, decode, request
@@ -231,6 +231,7 @@ def reading(message: Message, source: Endpoint, expected: Endpoint, local: Endpo
         "error": error[0] if error else None,
         "detail": detail,
         "instance": instance.hex() if instance else None,
+        "udp_service": _udp_service(message),
         "site": _site(message),
     }
 
@@ -281,3 +282,11 @@ def _site(message: Message) -> tuple[tuple[str, Endpoint], ...]:
         return tuple((source.name, endpoint) for source, endpoint in read_site(value or b""))
     except MalformedMessage:
         return ()
+
+
+def _udp_service(message: Message) -> str | None:
+    value = message.value(Extension.UDP_SERVICE)
+    try:
+        return read_udp_service(value).name.lower() if value else None
+    except MalformedMessage:
+        return None

@@ -75,7 +75,8 @@ class Exchange:
     """One Binding request from ``local`` to ``remote``, and what came of it.
 
     ``sent`` counts the copies (of a TCP connection: the one attempt), ``rtt`` belongs to the copy that was answered,
-    ``answer_from`` is the endpoint asked to answer where that is not ``remote``.
+    ``answer_from`` is the endpoint asked to answer where that is not ``remote``, ``udp_service`` what a reflector says
+    over TCP of its UDP.
     """
 
     purpose: Purpose
@@ -95,6 +96,7 @@ class Exchange:
     detail: str | None = None
     answer_from: Endpoint | None = None
     instance: str | None = None
+    udp_service: str | None = None
     site: tuple[tuple[str, Endpoint], ...] = ()
 
     @property

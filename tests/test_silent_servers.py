@@ -7,19 +7,23 @@ or not determined.
 from __future__ import annotations
 
 from functools import partial
+from ipaddress import IPv4Address
 
 import pytest
 from scenes import Happening, Scene, after, classified, core, wrong
 
 from natprobe.behaviour import Certainty, Protocol, Treatment
+from natprobe.endpoint import Endpoint
 from natprobe.lab.link import Impairment, Path
 from natprobe.lab.packet import Packet
 from natprobe.lab.policy import PRESETS
 from natprobe.lab.simulation import REFLECTOR
+from natprobe.reflector.budget import Budget, Rate, Rates
+from natprobe.reflector.rules import Outgoing
 from natprobe.report import Report
 
 OPEN = [name for name, policy in PRESETS.items() if policy.udp.outbound is Treatment.ACCEPTED]
-MOST = [*OPEN[::3], "none"]
+MOST = OPEN[::3]
 
 
 def filtered(protocol: Protocol, *ports: int) -> partial[Happening]:
@@ -71,6 +75,38 @@ def test_what_cannot_be_told_from_a_blocked_path_is_never_confirmed(protocol: Pr
     value, certainty, reason = reachable(classified(PRESETS["eim-apdf"], filtered(protocol)(0.0)), protocol)
     assert certainty is not Certainty.CONFIRMED
     assert value is None or "unless that server's own firewall" in reason
+
+
+def test_a_reflector_that_hears_no_udp_says_so() -> None:
+    def act(scene: Scene) -> None:
+        scene.mirror._streams.udp_works = lambda: False
+
+    async def happening(scene: Scene) -> None:
+        act(scene)
+        await filtered(Protocol.UDP)(0.0)(scene)
+
+    value, _, reason = reachable(classified(PRESETS["eim-apdf"], happening), Protocol.UDP)
+    assert value is None
+    assert f"{REFLECTOR[0]}:3478 says that its own UDP does not work" in reason
+
+
+@pytest.mark.parametrize("policy", MOST)
+def test_a_reflector_that_is_out_of_budget_says_so(policy: str) -> None:
+    """A flood that claims to come from the client's network has spent it."""
+
+    async def happening(scene: Scene) -> None:
+        spent = Rates(plain=Rate(0.001, 1), several=Rate(0.001, 1))
+        scene.mirror._streams.budget = scene.mirror._budget = Budget(b"key", spent)
+        for last in range(0, 256, 3):  # of every prefix that may be the client's
+            for network in ((198, 51, 100), (10, 64, 1)):
+                source = Endpoint(IPv4Address(bytes((*network, last))), 1)
+                scene.mirror._budget.allows([Outgoing(b"", source, source)], 0, scene.loop.time())
+
+    report = classified(PRESETS[policy], happening)
+    value, _, reason = reachable(report, Protocol.UDP)
+    assert wrong(PRESETS[policy], report) == []
+    assert value is None
+    assert "sends no more UDP to this network" in reason
 
 
 @pytest.mark.parametrize("seconds", [0.3, 1.0, 2.0, 3.0, 4.5])

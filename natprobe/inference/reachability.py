@@ -61,12 +61,29 @@ def _unanswered(facts: Facts) -> Verdict[bool]:
         return not_determined(f"{what}, and nothing over {_other(facts)} either: no server may be up", evidence)
     if gone := _gone(facts, asked):
         return not_determined(f"{what}, and later {gone.remote} did not answer over {_other(facts)} either", evidence)
+    if fault := _own_fault(facts, reached):
+        index, words = fault
+        return not_determined(f"{what}; but {words}", (*evidence, index))
     if host := _refused_by_its_host(facts):
         index, refusal = host
         where = f"the host at {refusal.remote.address} itself refuses packets to its port {refusal.remote.port}"
         culprit = f"{facts.protocol.upper()} gets as far, so that the server may be down, overloaded or behind a filter"
         return not_determined(f"{what}; but {where}: {culprit}", (*evidence, index))
     return _blocked(facts, what, [exchange for _, exchange in reached], evidence)
+
+
+_FAULTS = {
+    "deaf": "says that its own UDP does not work",
+    "exhausted": "says that it sends no more UDP to this network for now (a flood, or too many tests)",
+}
+
+
+def _own_fault(facts: Facts, reached: Sequence[tuple[int, Exchange]]) -> tuple[int, str] | None:
+    """Return what a reflector says over TCP to be wrong with its UDP; None where it is not known to be at fault."""
+    if facts.protocol is Protocol.TCP:
+        return None
+    told = ((index, exchange, _FAULTS.get(exchange.udp_service or "")) for index, exchange in reached)
+    return next(((index, f"{e.remote} {fault}") for index, e, fault in told if fault), None)
 
 
 def _gone(facts: Facts, asked: list[Exchange]) -> Exchange | None:

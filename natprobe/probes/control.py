@@ -13,6 +13,7 @@ from contextlib import closing
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint
+from natprobe.extensions import udp_service_attribute
 from natprobe.observation import Purpose
 from natprobe.probes import Setting, answers, hello_attributes, plain_attributes
 
@@ -21,7 +22,10 @@ CLOSED_PORT = 33434
 
 
 async def ask_servers(setting: Setting, servers: Sequence[Endpoint], protocol: Protocol) -> None:
-    """Record whether the servers answer over a protocol: what tells a blocked other one from a dead server."""
+    """Record whether the servers answer over a protocol: what tells a blocked other one from a dead server.
+
+    Over TCP a reflector is also asked whether its UDP would have answered.
+    """
     if protocol is Protocol.TCP:
         await asyncio.gather(*(_ask_over_tcp(setting, server, Purpose.CONTROL) for server in servers))
         return
@@ -43,4 +47,4 @@ async def try_closed_port(setting: Setting, servers: Sequence[Endpoint], protoco
 
 async def _ask_over_tcp(setting: Setting, remote: Endpoint, purpose: Purpose) -> None:
     with closing(await setting.conversation(Endpoint(setting.source, 0), remote)) as conversation:
-        setting.record(await conversation.ask(purpose, *plain_attributes()))
+        setting.record(await conversation.ask(purpose, udp_service_attribute(), *plain_attributes()))
