@@ -6,7 +6,7 @@ Knows nothing of sockets or packets.
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, final
 
 Address = IPv4Address | IPv6Address
@@ -22,18 +22,26 @@ class Scope(StrEnum):
     LOOPBACK = "loopback"
     LINK_LOCAL = "link-local"
     MULTICAST = "multicast"
-    PRIVATE = "private"  # RFC 1918, RFC 4193
+    RESERVED = "reserved"  # RFC 1112 §4, and the limited broadcast address (RFC 919 §7)
+    PRIVATE = "private"  # RFC 1918, RFC 4193, and site-local (RFC 3879)
     SHARED = "shared"  # RFC 6598: between a carrier's NAT and its subscribers
     GLOBAL = "global"
 
 
-_NETWORKS: tuple[tuple[Scope, IPv4Network | IPv6Network], ...] = (
-    (Scope.PRIVATE, IPv4Network("10.0.0.0/8")),
-    (Scope.PRIVATE, IPv4Network("172.16.0.0/12")),
-    (Scope.PRIVATE, IPv4Network("192.168.0.0/16")),
-    (Scope.PRIVATE, IPv6Network("fc00::/7")),
-    (Scope.SHARED, IPv4Network("100.64.0.0/10")),
+_NETWORKS = tuple(
+    (scope, ip_network(network))
+    for scope, networks in {
+        Scope.UNSPECIFIED: ("0.0.0.0/8", "::/128"),  # RFC 1122 §3.2.1.3
+        Scope.LOOPBACK: ("127.0.0.0/8", "::1/128"),
+        Scope.LINK_LOCAL: ("169.254.0.0/16", "fe80::/10"),
+        Scope.MULTICAST: ("224.0.0.0/4", "ff00::/8"),
+        Scope.RESERVED: ("240.0.0.0/4",),
+        Scope.PRIVATE: ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"),
+        Scope.SHARED: ("100.64.0.0/10",),
+    }.items()
+    for network in networks
 )
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
 
 
 def parse_address(text: str) -> Address:
@@ -46,19 +54,18 @@ def parse_address(text: str) -> Address:
 
 
 def scope_of(address: Address) -> Scope:
-    """Return the scope in which ``address`` can be reached."""
-    if address.is_unspecified:
-        return Scope.UNSPECIFIED
-    if address.is_loopback:
-        return Scope.LOOPBACK
-    if address.is_link_local:
-        return Scope.LINK_LOCAL
-    if address.is_multicast:
-        return Scope.MULTICAST
-    for scope, network in _NETWORKS:
-        if address.version == network.version and address in network:
-            return scope
-    return Scope.GLOBAL
+    """Return the scope in which ``address`` can be reached: of one that embeds an IPv4 address, that one's scope."""
+    embedded = _embedded(address) if isinstance(address, IPv6Address) else None
+    found = address if embedded is None else embedded
+    matching = (scope for scope, network in _NETWORKS if network.version == found.version and found in network)
+    return next(matching, Scope.GLOBAL)
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address that packets to ``address`` end up at: IPv4-mapped, 6to4 (RFC 3056) or NAT64."""
+    if address in _NAT64:
+        return IPv4Address(address.packed[12:])
+    return address.ipv4_mapped or address.sixtofour
 
 
 @final

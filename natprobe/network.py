@@ -23,11 +23,15 @@ class Datagram:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An ICMP error or a reset in answer to what was sent to ``remote``; ``reason`` in the words of the RFC."""
+    """An ICMP error or a reset in answer to what was sent to ``remote``; ``reason`` in the words of the RFC.
+
+    ``sender`` is the host that sent the ICMP error, where the system tells.
+    """
 
     remote: Endpoint
     reason: str
     at: float
+    sender: Address | None = None
 
 
 class Datagrams(Protocol):

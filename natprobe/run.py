@@ -18,11 +18,12 @@ from natprobe.errors import CannotRun, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation, Resolution
 from natprobe.probes import Setting
+from natprobe.probes.control import ask_servers, try_closed_port
 from natprobe.probes.partner import meeting
 from natprobe.probes.ports import probe_ports
 from natprobe.probes.remap import probe_remap
-from natprobe.probes.tcp import control_tcp, probe_tcp
-from natprobe.probes.udp import control_udp, probe_udp
+from natprobe.probes.tcp import probe_tcp
+from natprobe.probes.udp import probe_udp
 from natprobe.report import Report, Vantage
 from natprobe.server import Server
 from natprobe.sockets import HostNetwork
@@ -201,11 +202,38 @@ class _Run:
             deep=self._tier >= Tier.DEEP,
         )
         known = await self._probe_core(setting, servers)
-        # Silence over the only protocol that was tried says nothing without the other one as control.
-        if len(self._protocols) == 1 and not self._any_answer(source.version):
-            await (control_udp if Protocol.TCP in self._protocols else control_tcp)(setting, servers)
+        await _together(
+            self._question_silence(setting, servers, protocol, known)
+            for protocol in Protocol
+            if known.get(protocol) == []
+        )
         if self._tier >= Tier.DEFAULT:
             await self._probe_further(setting, known)
+
+    async def _question_silence(
+        self, setting: Setting, servers: Sequence[Endpoint], silent: Protocol, known: dict[Protocol, list[Server]]
+    ) -> None:
+        """Find out whether a protocol over which nobody answered is blocked: only if servers answer over the other one.
+
+        Then it is tried once more, by now also at those of the servers' endpoints that have answered over the other
+        one; what may have been an outage, or one address of a server, has not the last word.
+        """
+        other = next(protocol for protocol in Protocol if protocol is not silent)
+        if other not in known:
+            await ask_servers(setting, servers, other)
+        reached = self._reached(other, setting.source.version)
+        if not reached:
+            return
+        again = replace(setting, port=0, filters_tested=asyncio.Barrier(1))
+        known[silent], _ = await asyncio.gather(
+            _CORE[silent](again, list(dict.fromkeys([*servers, *reached]))), try_closed_port(setting, servers, silent)
+        )
+        if not known[silent]:
+            await ask_servers(setting, servers, other)  # they must be up at the end as well
+
+    def _reached(self, protocol: Protocol, version: int) -> list[Endpoint]:
+        """Return the endpoints that have answered over a protocol."""
+        return [e.remote for e in self._exchanges(protocol) if e.answered and e.remote.version == version]
 
     async def _probe_further(self, setting: Setting, known: Mapping[Protocol, Sequence[Server]]) -> None:
         """Put the tests that follow, with a partner if one was asked for and comes."""
@@ -233,11 +261,6 @@ class _Run:
         exchanges = (e for e in reversed(self._exchanges(Protocol.TCP)) if e.remote.version == source.version)
         seen = next((exchange.mapped.address for exchange in exchanges if exchange.mapped), source)
         return seen if seen != source else None
-
-    def _any_answer(self, version: int) -> bool:
-        return any(
-            e.answered for protocol in Protocol for e in self._exchanges(protocol) if e.remote.version == version
-        )
 
     def _exchanges(self, protocol: Protocol) -> list[Exchange]:
         return [fact for fact in self._observations if isinstance(fact, Exchange) and fact.protocol is protocol]
@@ -268,7 +291,6 @@ def _why_none(report: Report) -> str:
     failures: dict[str, str] = {}
     for fact in report.observations:
         if isinstance(fact, Exchange):
-            how = fact.detail or (f"error {fact.error}" if fact.error else f"silent for {fact.waited:.1f} s")
-            failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", how)
+            failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", fact.failure)
     told = "; ".join(f"{who}: {how}" for who, how in sorted(failures.items()))
     return f"no server answered ({told})"

@@ -194,11 +194,15 @@ def _dead_address(facts: Facts, server: Server, sender: Endpoint, since: float) 
     own = server.contacted.address
     alternates = {endpoint.address for endpoint in server.listens} - {own}
     itself = {e.instance for _, e in facts.purpose(Purpose.HELLO) if e.remote == server.contacted} | {None}
-    late = (e for _, e in facts.answered if e.at + e.waited > since)
+    late = [e for _, e in facts.answered if e.at + e.waited > since]
     alive = {exchange.remote.address for exchange in late if exchange.instance in itself}
     if sender.address == own:
         return None if own in alive else f"{own} did not answer any more"
-    return None if alternates & alive else f"the reflector's other address {listing(alternates)} did not answer either"
+    if alternates & alive:
+        return None
+    if others := alternates & {exchange.remote.address for exchange in late}:
+        return f"another reflector answers at {listing(others)}"
+    return f"the reflector's other address {listing(alternates)} did not answer either"
 
 
 def _what_it_did(proofs: list[Exchange]) -> str:
@@ -230,6 +234,9 @@ def _dialled(facts: Facts, dialled: ConnectBack) -> Finding:
     if dialled.outcome is Dialled.NOT_DIALLED and not _was_told(facts, dialled):
         lost = f"could not be used: {dialled.remote} did not tell what came of it, the connection to it was lost"
         return Finding(None, False, lost)
+    if dialled.outcome is Dialled.MISPLACED:
+        where = f"came from {dialled.came_from}" if dialled.came_from else "was reported but never reached this host"
+        return Finding(None, False, f"could not be used: its connection {where}")
     if dialled.outcome is not Dialled.SILENT:
         return _DIALLED[dialled.outcome]
     tried = f"({dialled.attempts} times tried)"

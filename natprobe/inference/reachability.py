@@ -1,12 +1,15 @@
 """Whether a protocol gets through, whether it is translated, and what is seen of it outside.
 
-Blocked, rejected, server down and name not found are different things: the other protocol of the same server is the
-control that tells them apart. A server that nobody claims to serve a protocol proves nothing by refusing it.
+Blocked, rejected, server down and name not found are different things. That a protocol is blocked is a verdict on the
+path, so that the silence of a server needs controls: the same server over the other protocol before and after it, its
+other addresses, other servers, and a port at which nobody listens, where its host answers whatever the server does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import TypeVar
 
 from natprobe.behaviour import Certainty, Protocol, Verdict, not_determined
 from natprobe.endpoint import Endpoint
@@ -14,8 +17,13 @@ from natprobe.inference.facts import Facts, indexes, listing, own
 from natprobe.observation import Exchange, Outcome, Purpose
 from natprobe.server import Kind, describe
 
+T = TypeVar("T")
+
 ENOUGH_COPIES = 5
 """Copies unanswered on a path that loses one round trip in three: 0.4 %; in five: 0.03 %."""
+
+_BY_RESET = ("connection refused", "connection reset by peer")
+"""A reset bears the address of the server, whoever sends it."""
 
 
 def judge_reachability(facts: Facts) -> Verdict[bool]:
@@ -23,11 +31,26 @@ def judge_reachability(facts: Facts) -> Verdict[bool]:
     if facts.answered:
         remotes = dict.fromkeys(exchange.remote for _, exchange in facts.answered)
         return Verdict(True, Certainty.CONFIRMED, f"answered by {listing(remotes)}", indexes(facts.answered))
+    return _not_as_asked(facts) or _unanswered(facts)
+
+
+def _not_as_asked(facts: Facts) -> Verdict[bool] | None:
+    """Return the verdict where servers sent something, though not what they were asked for; None where none did."""
     asked = [exchange for _, exchange in facts.asked]
-    wrongly = [exchange for exchange in asked if exchange.outcome in (Outcome.ERROR, Outcome.MISPLACED)]
-    if wrongly:
-        told = "; ".join(dict.fromkeys(f"{e.remote}: {e.detail or f'error {e.error}'}" for e in wrongly))
-        return Verdict(True, Certainty.CONFIRMED, f"answered, though not as asked ({told})", indexes(facts.asked))
+    for outcomes, certainty, doubt in (
+        ((Outcome.ERROR, Outcome.MISPLACED), Certainty.CONFIRMED, ""),
+        ((Outcome.UNREADABLE,), Certainty.LIKELY, "; unless something on the way answers in its place"),
+    ):
+        wrongly = [exchange for exchange in asked if exchange.outcome in outcomes]
+        if wrongly:
+            told = "; ".join(dict.fromkeys(f"{e.remote}: {e.failure}" for e in wrongly))
+            reason = f"{facts.protocol.upper()} gets through, and the server is at fault ({told}){doubt}"
+            return Verdict(True, certainty, reason, indexes(facts.asked))
+    return None
+
+
+def _unanswered(facts: Facts) -> Verdict[bool]:
+    asked = [exchange for _, exchange in facts.asked]
     mute = [exchange.remote for exchange in asked if exchange.outcome is Outcome.MUTE]
     what = f"connected to {listing(dict.fromkeys(mute))} without an answer" if mute else _what_happened(asked)
     reached = [(index, exchange) for index, exchange in facts.elsewhere if exchange.answered]
@@ -38,7 +61,29 @@ def judge_reachability(facts: Facts) -> Verdict[bool]:
         return not_determined(f"{what}, and nothing over {_other(facts)} either: no server may be up", evidence)
     if gone := _gone(facts, asked):
         return not_determined(f"{what}, and later {gone.remote} did not answer over {_other(facts)} either", evidence)
+    if fault := _own_fault(facts, reached):
+        index, words = fault
+        return not_determined(f"{what}; but {words}", (*evidence, index))
+    if host := _refused_by_its_host(facts):
+        index, refusal = host
+        where = f"the host at {refusal.remote.address} itself refuses packets to its port {refusal.remote.port}"
+        culprit = f"{facts.protocol.upper()} gets as far, so that the server may be down, overloaded or behind a filter"
+        return not_determined(f"{what}; but {where}: {culprit}", (*evidence, index))
     return _blocked(facts, what, [exchange for _, exchange in reached], evidence)
+
+
+_FAULTS = {
+    "deaf": "says that its own UDP does not work",
+    "exhausted": "says that it sends no more UDP to this network for now (a flood, or too many tests)",
+}
+
+
+def _own_fault(facts: Facts, reached: Sequence[tuple[int, Exchange]]) -> tuple[int, str] | None:
+    """Return what a reflector says over TCP to be wrong with its UDP; None where it is not known to be at fault."""
+    if facts.protocol is Protocol.TCP:
+        return None
+    told = ((index, exchange, _FAULTS.get(exchange.udp_service or "")) for index, exchange in reached)
+    return next(((index, f"{e.remote} {fault}") for index, e, fault in told if fault), None)
 
 
 def _gone(facts: Facts, asked: list[Exchange]) -> Exchange | None:
@@ -52,6 +97,21 @@ def _gone(facts: Facts, asked: list[Exchange]) -> Exchange | None:
     return later[0] if later and not any(exchange.answered for exchange in later) else None
 
 
+def _refused_by_its_host(facts: Facts) -> tuple[int, Exchange] | None:
+    """Return an exchange that a server's own host refused: packets of this protocol get there. None without one.
+
+    A reset bears the server's address whoever sends it, but who resets what goes to one port of a host, and drops what
+    goes to another one, is no NAT or firewall that blocks the protocol.
+    """
+    dropped = any(exchange.outcome is Outcome.SILENT for _, exchange in facts.asked)
+    for index, exchange in (*facts.asked, *facts.purpose(Purpose.CLOSED_PORT)):
+        by_host = exchange.source is not None and exchange.source.address == exchange.remote.address
+        by_reset = facts.protocol is Protocol.TCP and exchange.purpose is Purpose.CLOSED_PORT and dropped
+        if exchange.outcome is Outcome.REJECTED and (by_host or by_reset):
+            return index, exchange
+    return None
+
+
 def _blocked(facts: Facts, what: str, reached: list[Exchange], evidence: tuple[int, ...]) -> Verdict[bool]:
     """Return the verdict where the servers answer over the other protocol and not over this one."""
     asked = [exchange for _, exchange in facts.asked]
@@ -62,24 +122,54 @@ def _blocked(facts: Facts, what: str, reached: list[Exchange], evidence: tuple[i
     reason = f"{name} is blocked: {what}, while {_other(facts)} reaches the same server"
     if not serves:
         return Verdict(False, Certainty.LIKELY, f"{reason} (unless that serves no {name})", evidence)
-    return Verdict(False, Certainty.CONFIRMED if _is_certain(asked) else Certainty.LIKELY, reason, evidence)
+    if any(exchange.outcome is Outcome.REJECTED and exchange.detail not in _BY_RESET for exchange in asked):
+        return Verdict(False, Certainty.CONFIRMED, reason, evidence)
+    if _independent(reached) < 2:
+        doubt = f"unless that server's own firewall keeps {name} out; a second server would settle it"
+        return Verdict(False, Certainty.LIKELY, f"{reason} ({doubt})", evidence)
+    certain = sum(map(_copies, asked)) >= ENOUGH_COPIES
+    return Verdict(False, Certainty.CONFIRMED if certain else Certainty.LIKELY, reason, evidence)
+
+
+def _independent(reached: list[Exchange]) -> int:
+    """Return how many of the servers that were named are reached: a reflector is one, whatever its addresses."""
+    named = [exchange for exchange in reached if exchange.purpose in (Purpose.HELLO, Purpose.CONTROL)]
+    return len({exchange.instance or exchange.remote.address for exchange in named})
 
 
 def judge_translation(facts: Facts) -> Verdict[bool]:
     """Return whether the address or the port of what leaves this host is changed on the way."""
-    seen = [(index, exchange) for index, exchange in facts.answered if exchange.mapped]
+    seen = _agreed(facts)
     if not seen:
-        return not_determined("no server told what it saw")
+        return not_determined("no server reported a mapped address")
     changes = [_is_changed(exchange) for _, exchange in seen]
     if True not in changes and None in changes:
         return _recognised(facts, seen)
     if True not in changes:
-        return Verdict(False, Certainty.CONFIRMED, "servers see this host's own address and port", indexes(seen))
+        reason = "servers see this host's own address and port"
+        return _as_agreed(facts, Verdict(False, Certainty.CONFIRMED, reason, indexes(seen)), seen)
     _, example = seen[changes.index(True)]
     reason = f"{own(example.local)} is seen as {example.mapped}"
     if False in changes:
         return Verdict(True, Certainty.CONFLICTING, f"{reason}, but not by every server", indexes(seen))
-    return Verdict(True, Certainty.CONFIRMED, reason, indexes(seen))
+    return _as_agreed(facts, Verdict(True, Certainty.CONFIRMED, reason, indexes(seen)), seen)
+
+
+def _agreed(facts: Facts) -> list[tuple[int, Exchange]]:
+    """Return the answers with a mapped address, but those of servers that contradict the majority."""
+    seen = [(index, exchange) for index, exchange in facts.answered if exchange.mapped]
+    return [(index, exchange) for index, exchange in seen if exchange.remote.address not in facts.dissenting]
+
+
+def _as_agreed(facts: Facts, verdict: Verdict[T], seen: Sequence[tuple[int, Exchange]]) -> Verdict[T]:
+    """Return a verdict as far as it can be trusted by who contradicts it, and by what can be true."""
+    against = [f"{server} alone reports {address}" for server, address in facts.dissenting.items()]
+    if against:
+        reason = f"{verdict.reason}; but {listing(against)}"
+        return replace(verdict, certainty=Certainty.CONFLICTING, reason=reason)
+    if doubt := facts.doubt(seen):
+        return replace(verdict, certainty=Certainty.LIKELY, reason=f"{verdict.reason}; but {doubt}")
+    return verdict
 
 
 def _is_changed(exchange: Exchange) -> bool | None:
@@ -102,12 +192,13 @@ def _recognised(facts: Facts, seen: Sequence[tuple[int, Exchange]]) -> Verdict[b
 
 def judge_external(facts: Facts) -> Verdict[tuple[Endpoint, ...]]:
     """Return every endpoint under which this host was seen."""
-    seen = [(index, exchange) for index, exchange in facts.answered if exchange.mapped]
+    seen = _agreed(facts)
     endpoints = tuple(sorted({exchange.mapped for _, exchange in seen if exchange.mapped}))
     if not endpoints:
-        return not_determined("no server told what it saw")
+        return not_determined("no server reported a mapped address")
     addresses = listing(dict.fromkeys(endpoint.address for endpoint in endpoints))
-    return Verdict(endpoints, Certainty.CONFIRMED, f"seen from outside as {addresses}", indexes(seen))
+    reason = f"seen from outside as {addresses}"
+    return _as_agreed(facts, Verdict(endpoints, Certainty.CONFIRMED, reason, indexes(seen)), seen)
 
 
 def _what_happened(asked: list[Exchange]) -> str:
@@ -117,11 +208,6 @@ def _what_happened(asked: list[Exchange]) -> str:
     sent, waited = sum(exchange.sent for exchange in asked), max(exchange.waited for exchange in asked)
     odd = next((f" ({e.remote}: {e.detail})" for e in asked if e.detail), "")
     return f"no answer to {sent} attempts in {waited:.1f} s{odd}"
-
-
-def _is_certain(asked: list[Exchange]) -> bool:
-    rejected = any(exchange.outcome is Outcome.REJECTED for exchange in asked)
-    return rejected or sum(map(_copies, asked)) >= ENOUGH_COPIES
 
 
 def _copies(exchange: Exchange) -> float:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from natprobe.endpoint import Endpoint
-from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Source
+from natprobe.extensions import TOKEN_MARK, Dial, DialOutcome, DialPlan, DialResult, Source
 from natprobe.lab.host import Host
 from natprobe.lab.packet import Packet
 from natprobe.lab.tcp import Connection as Tcp
 from natprobe.lab.tcp import Failure
 from natprobe.reflector.budget import Budget
-from natprobe.reflector.dialer import ECHO_PATIENCE, MARK, Dialer
+from natprobe.reflector.dialer import ECHO_PATIENCE, Dialer
 from natprobe.reflector.layout import Layout
 from natprobe.reflector.rules import Outgoing, Rules
 from natprobe.reflector.server import MAX_CONNECTIONS, PORTS
@@ -146,7 +146,7 @@ class MemoryDialer(Dialer):
         self, plan: DialPlan, origins: dict[Source, Endpoint], target: Endpoint, transaction_id: bytes
     ) -> tuple[DialResult, ...]:
         """Carry out a plan as the Dialer of sockets does."""
-        call = _Call(self._host, target, plan, transaction_id + MARK)
+        call = _Call(self._host, target, plan, transaction_id + TOKEN_MARK)
         series = [_Series(call, dial, origins.get(dial.source)) for dial in plan.dials]
         try:
             return tuple([await one.done for one in series])

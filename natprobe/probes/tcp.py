@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from typing import Self
 
 from natprobe.conversation import TCP_PATIENCE, Conversation
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
 from natprobe.extensions import (
+    TOKEN_MARK,
+    TOKEN_SIZE,
     Dial,
     DialOutcome,
     DialPlan,
@@ -33,14 +36,17 @@ from natprobe.network import Listener, Stream
 from natprobe.observation import ConnectBack, Dialled, Exchange, Hold, Purpose
 from natprobe.probes import (
     FURTHER_PORTS,
+    Further,
     Setting,
+    Targets,
     answers,
     choose,
-    endpoints_to_map,
     hello_attributes,
     irregular,
     may_have_been_let_in_before,
     plain_attributes,
+    ports_are_drawn,
+    proven,
     uncontacted,
 )
 from natprobe.probes.reconnect import reconnecting, worth_waiting
@@ -55,7 +61,6 @@ KNOCKS = 8
 """Ports from which a greeting is sent, one after the other, until one is answered."""
 KNOCK_GAP = 0.5
 _SPACING = 0.02
-_TOKEN_SIZE = 16
 _REPORTED = {
     DialOutcome.ACCEPTED: Dialled.ACCEPTED,
     DialOutcome.CONNECTED: Dialled.INTERCEPTED,
@@ -73,33 +78,46 @@ async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> list[Serve
     """
     local = await setting.free_tcp_port(setting.port)
     async with reconnecting(setting, servers) as one_has_told:
-        known = await _test_filtering(setting, servers)
+        hellos = await _test_filtering(setting, servers)
+        known = _described(hellos, servers)
         await setting.filters_tested.wait()
         if known:
-            endpoints = endpoints_to_map(choose(known), known)
-            mappings = await hold(setting, local, endpoints)
-            failed = not all(mapping.answered for mapping in mappings)
-            for _ in range(FURTHER_PORTS if irregular(mappings) else failed):
-                mappings += await hold(setting, await setting.free_tcp_port(), endpoints)
+            mappings = await _test_mapping(setting, local, Targets.of(known), repeat=ports_are_drawn(hellos))
             if worth_waiting(mappings):
                 await one_has_told()
+            known = proven(known, mappings)
     return known
 
 
-async def _test_filtering(setting: Setting, servers: Sequence[Endpoint]) -> list[Server]:
-    """Greet the servers from a listener's port, have a reflector dial back, and return the servers that answered."""
+async def _test_mapping(setting: Setting, local: Endpoint, targets: Targets, *, repeat: bool) -> list[Exchange]:
+    """Hold connections from one port, and from others where what it shows may be owed to chance; return all answers."""
+    repeating = [hold(setting, await setting.free_tcp_port(), targets.to_repeat())] if repeat else []
+    mappings, *_ = await asyncio.gather(hold(setting, local, targets.at_once, targets.served), *repeating)
+    failed = not all(mapping.answered for mapping in mappings)
+    for _ in range(FURTHER_PORTS if irregular(mappings) else failed):
+        mappings += await hold(setting, await setting.free_tcp_port(), targets.at_once, targets.served)
+    return mappings
+
+
+def _described(hellos: Sequence[Exchange], servers: Sequence[Endpoint]) -> list[Server]:
+    """Return what the servers that answered said of themselves, in the order in which they were named."""
+    return [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
+
+
+async def _test_filtering(setting: Setting, servers: Sequence[Endpoint]) -> list[Exchange]:
+    """Greet the servers from a listener's port, have a reflector dial back, and return the servers' answers."""
     async with _greeting(setting, servers) as (door, hellos):
-        known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
+        known = _described(hellos, servers)
         server = choose(known) if known else None
         if server is None or server.kind is not Kind.NATPROBE:
-            return known
+            return hellos
         senders = uncontacted(server, servers)
         heard = await _ask_back(setting, door, server, senders)
     if may_have_been_let_in_before(server, heard):
         async with _greeting(setting, [server.contacted]) as (another, answered):
             if answered:
                 await _ask_back(setting, another, server, senders)
-    return known
+    return hellos
 
 
 @asynccontextmanager
@@ -151,40 +169,40 @@ class _Door:
             conversation.close()
 
 
-async def control_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
-    """Record whether the servers answer over TCP: what tells a blocked UDP from a dead server."""
-    async with _open_together(setting, Endpoint(setting.source, 0), servers) as conversations:
-        for conversation in conversations:
-            setting.record(await conversation.ask(Purpose.CONTROL, *plain_attributes()))
-
-
 @asynccontextmanager
 async def _open_together(
-    setting: Setting, local: Endpoint, remotes: Sequence[Endpoint]
+    setting: Setting, local: Endpoint, remotes: Iterable[Endpoint], further: Further = lambda _: ()
 ) -> AsyncIterator[list[Conversation]]:
-    """Hold a conversation with each remote from one local endpoint, all open until the block ends."""
+    """Hold a conversation with each remote from one local endpoint, all open until the block ends.
+
+    ``further`` returns the remotes to connect to once the first ones have, by those to which a connection stands.
+    """
     opened: dict[Endpoint, Conversation] = {}
 
-    async def open_one(remote: Endpoint) -> None:
-        opened[remote] = await setting.conversation(local, remote)
+    async def open_all(remotes: Iterable[Endpoint]) -> None:
+        async def open_one(remote: Endpoint) -> None:
+            opened[remote] = await setting.conversation(local, remote)
+
+        await asyncio.gather(*map(open_one, remotes))
 
     try:
-        await asyncio.gather(*map(open_one, remotes))
-        yield [opened[remote] for remote in remotes]
+        await open_all(remotes)
+        await open_all(further([remote for remote, conversation in opened.items() if conversation.connected]))
+        yield list(opened.values())
     finally:
         for conversation in opened.values():
             conversation.close()
 
 
 async def _ask_back(setting: Setting, door: _Door, server: Server, senders: Sequence[Sender]) -> list[Endpoint]:
-    """Have the reflector dial back from each sender, and record what came of it; return who came in."""
+    """Have the reflector dial back from each sender, and record what came of it; return the senders that came in."""
     conversation = door.conversations[server.contacted]
     sources = [(endpoint, Source(how)) for endpoint, how in senders]
     rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
     plan = DialPlan(tuple(_dial(source) for _, source in sources), _SPACING, patience=0.1 + 1.5 * rtt)
     cookie = conversation.reply.value(Extension.COOKIE) if conversation.reply else None
     at = setting.now()
-    async with _Doorman(door.listener):
+    async with _Acceptor(door.listener) as acceptor:
         exchange = await conversation.ask(
             Purpose.FILTERING,
             cookie_attribute(cookie or b""),
@@ -192,19 +210,39 @@ async def _ask_back(setting: Setting, door: _Door, server: Server, senders: Sequ
             filler_attribute(128),
             wait=max(ATTEMPTS * plan.spacing, TURNS * plan.patience) + plan.patience + TCP_PATIENCE,
         )
+        accepted = acceptor.accepted(conversation.transaction_id + TOKEN_MARK)
     setting.record(exchange)
     results = _results(conversation.reply)
-    accepted = []
+    passed = []
     for endpoint, source in sources:
         result = results.get(source, DialResult(source, DialOutcome.NOT_DIALLED, 0))
-        came_of_it = _REPORTED[result.outcome]
-        waited = setting.now() - at
-        setting.record(
-            ConnectBack(conversation.local, conversation.remote, endpoint, at, result.attempts, waited, came_of_it)
-        )
-        if came_of_it is Dialled.ACCEPTED:
-            accepted.append(endpoint)
-    return accepted
+        from_there = [at for at in accepted if _is_from(endpoint, at, conversation.remote.port)]
+        outcome, came_from = _outcome(_REPORTED[result.outcome], from_there, accepted)
+        base = (conversation.local, conversation.remote, endpoint, at, result.attempts, setting.now() - at)
+        setting.record(ConnectBack(*base, outcome, came_from))
+        if outcome is Dialled.ACCEPTED:
+            passed.append(endpoint)
+    return passed
+
+
+def _is_from(named: Endpoint, source: Endpoint, port: int) -> bool:
+    """Return whether a connection comes from ``named``; port 0 stands for any but ``port``, the reflector's own."""
+    return source.address == named.address and (source.port == named.port if named.port else source.port != port)
+
+
+def _outcome(
+    reported: Dialled, from_there: Sequence[Endpoint], accepted: Sequence[Endpoint]
+) -> tuple[Dialled, Endpoint | None]:
+    """Return what became of the connect-backs from one source, and the source of the connection that says so.
+
+    What was accepted is for this host to say, and from where: a reflector behind a NAT, or one that misreports, calls
+    its addresses by names that no packet bears.
+    """
+    if from_there:
+        return Dialled.ACCEPTED, from_there[0]
+    if reported is Dialled.ACCEPTED:
+        return Dialled.MISPLACED, next(iter(accepted), None)
+    return reported, None
 
 
 def _dial(source: Source) -> Dial:
@@ -220,34 +258,43 @@ def _results(reply: Message | None) -> dict[Source, DialResult]:
         return {}
 
 
-class _Doorman:
-    """Accepts what comes in and returns each token, which proves to the reflector that it reached this host."""
+class _Acceptor:
+    """Accepts connections and returns each one's token, which proves to the reflector that it reached this host."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._guests: list[Stream] = []
+        self._streams: list[Stream] = []
+        self._tokens: list[tuple[Endpoint, bytes]] = []
         self._tasks = [asyncio.ensure_future(self._accept())]
 
-    async def __aenter__(self) -> None:
-        return
+    async def __aenter__(self) -> Self:
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        for guest in self._guests:
-            guest.close()
+        for stream in self._streams:
+            stream.close()
+
+    def accepted(self, token: bytes) -> list[Endpoint]:
+        """Return the sources of the connections that brought ``token``, in the order in which they did."""
+        return [source for source, brought in self._tokens if brought == token]
 
     async def _accept(self) -> None:
         while True:
-            guest = await self._listener.accept()
-            self._guests.append(guest)
-            self._tasks.append(asyncio.ensure_future(self._return_token(guest)))
+            stream = await self._listener.accept()
+            self._streams.append(stream)
+            self._tasks.append(asyncio.ensure_future(self._return_token(stream)))
 
-    async def _return_token(self, guest: Stream) -> None:
-        await guest.send(await guest.receive(_TOKEN_SIZE))
+    async def _return_token(self, stream: Stream) -> None:
+        token = await stream.receive(TOKEN_SIZE)
+        self._tokens.append((stream.remote, token))
+        await stream.send(token)
 
 
-async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint]) -> list[Exchange]:
+async def hold(
+    setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint], further: Further = lambda _: ()
+) -> list[Exchange]:
     """From ``local``, hold a connection to every endpoint at once; record each mapping, and that all were alive.
 
     The reflector counts the live connections that carry this run's tag; another server's connections are counted by
@@ -255,7 +302,7 @@ async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint])
     """
     at = setting.now()
     tag = group_attribute(os.urandom(16))
-    async with _open_together(setting, local, endpoints) as conversations:
+    async with _open_together(setting, local, endpoints, further) as conversations:
         mappings = await _ask_all(conversations, Purpose.MAPPING, tag)
         # The second answers are the proof: by then every connection has been opened, and none closed.
         again = await _ask_all([c for c in conversations if c.connected], Purpose.HOLD, tag)

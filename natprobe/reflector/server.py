@@ -27,6 +27,7 @@ from natprobe.errors import AddressBusy, CannotRun
 from natprobe.reflector.budget import Budget, Rates
 from natprobe.reflector.layout import Layout
 from natprobe.reflector.rules import Outgoing, Rules
+from natprobe.reflector.self_test import SelfTest
 from natprobe.reflector.stream import Connection, Streams
 from natprobe.reflector.transport import Listener
 
@@ -98,6 +99,9 @@ class Reflector:
             stack.push_async_callback(self._streams.close)
             for local in itertools.chain(self._layout.listening, self._layout.reached()):
                 stack.callback(self._listen(local).close)
+            self._self_test = SelfTest(self._layout, lambda *datagram: self._send(Outgoing(*datagram)))
+            stack.callback(self._self_test.close)
+            self._streams.udp_works = lambda: self._self_test.works
             for local in self._layout.listening:
                 self._loop.add_reader(self._sockets[local], self._drain, self._sockets[local], local)
             self._stack = stack.pop_all()
@@ -149,6 +153,8 @@ class Reflector:
                 return
             now = self._loop.time()
             source = Endpoint.of(address[0], address[1])
+            if self._self_test.recognise(data, source, local):
+                continue
             replies = self._rules.answer(data, source, local, now, _received(ancillary))
             if replies and self._budget.allows(replies, len(data), now):
                 self._send_all(replies)
