@@ -190,8 +190,8 @@ def _altered(attribute: Attribute, transaction_id: bytes, what: str, how: str) -
         return stun.address_attribute(attribute.type, named) if named else None
     if what.startswith("site") and attribute.type == Extension.SITE:
         site = extensions.read_site(attribute.value)
-        told = ((role, WRONG[how](end) if what == f"site {role.name}" else end) for role, end in site)
-        return extensions.site_attribute(tuple((role, end) for role, end in told if end))
+        altered = ((role, WRONG[how](end) if what == f"site {role.name}" else end) for role, end in site)
+        return extensions.site_attribute(tuple((role, end) for role, end in altered if end))
     return attribute
 
 
