@@ -14,6 +14,7 @@ of the run without a fault are numbered from 0, both directions together, in the
     neighbouring-port   one packet from the reflector comes from the port beside the right one
     neighbouring-address one packet from the reflector comes from another address of its own
     misreport           one field of all that the reflector says of itself is not what it ought to be
+    misreport-unknowable the same, where no other server is there to tell that it is wrong
 
 *Wrong* is a verdict whose value is determined, not conflicting, and not what the policy makes; a wrong one that is
 *confirmed* is grave. Each is named by policy, kind and index: with these three options the same run is made again.
@@ -152,17 +153,21 @@ WRONG: dict[str, Callable[[Endpoint], Endpoint | None]] = {
 }
 SOURCES = [source for source in extensions.Source if source is not extensions.Source.SELF]
 ENDPOINTS = ["mapped", "origin", "other", *(f"site {source.name}" for source in SOURCES)]
-MISREPORTS = [
+UNKNOWABLE = [
+    *(("mapped", how) for how in ("private", "another host", "port off by one")),
+    *(("connect-back", outcome.name) for outcome in (DialOutcome.REFUSED, DialOutcome.UNREACHABLE, DialOutcome.SILENT)),
+]
+"""What no client can find out of a server that says so of all its answers, and that is the only one."""
+_ALL = [
     *((what, how) for what in ENDPOINTS for how in WRONG),
     *(("connect-back", outcome.name) for outcome in DialOutcome),
     ("connect-back", ABSENT),
 ]
-UNKNOWABLE = "mapped another host", "mapped port off by one"
-"""What no client can find out of one server that says so to everything: there, likely at most."""
+MISREPORTS = [misreport for misreport in _ALL if misreport not in UNKNOWABLE]
 
 
 def misreporting(what: str, how: str) -> Says:
-    """Return what alters one field of every message; ``what`` and ``how`` are one of MISREPORTS."""
+    """Return what alters one field of every message; ``what`` and ``how`` are one of MISREPORTS or UNKNOWABLE."""
 
     def says(data: bytes) -> bytes:
         try:
@@ -269,6 +274,7 @@ KINDS = {
     "neighbouring-port": _each_down(from_the_next_port),
     "neighbouring-address": _each_down(from_another_address),
     "misreport": Kind(lambda _: len(MISREPORTS), lambda _, index: (None, misreporting(*MISREPORTS[index]))),
+    "misreport-unknowable": Kind(lambda _: len(UNKNOWABLE), lambda _, index: (None, misreporting(*UNKNOWABLE[index]))),
 }
 
 
