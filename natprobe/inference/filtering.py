@@ -251,9 +251,9 @@ def _silent_dials(facts: Facts, made: list[ConnectBack]) -> Finding:
     counted = tally_dials(made)
     beside = "" if made[0].controls is None else f", {counted.controls} controls answered"
     tried = f"({counted.rounds} times tried{beside})"
-    if counted.chance > FEW:
-        return Finding(None, False, f"stayed silent {tried}, too few to tell a filter from loss")
     remote, source = made[0].remote, made[0].source
+    if counted.chance > (FEW if source.port else SUGGESTIVE):
+        return Finding(None, False, f"stayed silent {tried}, too few to tell a filter from loss")
     server = facts.server(remote)
     dead = _dead_address(facts, server, source, max(one.at + one.waited for one in made)) if server else None
     if remote in facts.shared:
