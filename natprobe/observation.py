@@ -165,7 +165,8 @@ class ConnectBack:
     """TCP connections that a reflector opened to the source of a live connection, from one of its addresses.
 
     ``source`` is what the reflector calls it, with port 0 where each attempt came from a fresh port. ``came_from`` is
-    the source of the connection that this host accepted, as its own system saw it.
+    the source of the connection that this host accepted, as its own system saw it. Beside each attempt this host
+    connected to the reflector: ``controls`` of those connections were answered at once (None: there were none).
     """
 
     local: Endpoint
@@ -176,6 +177,7 @@ class ConnectBack:
     waited: float
     outcome: Dialled
     came_from: Endpoint | None = None
+    controls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -500,6 +500,21 @@ def test_few_dials_into_silence_are_no_filter() -> None:
     assert unknown(tcp(*facts).filtering, "too few to tell a filter from loss")
 
 
+@pytest.mark.parametrize(
+    ("controls", "certainty"),
+    [(12, CONFIRMED), (9, LIKELY), (7, Certainty.NOT_DETERMINED), (0, Certainty.NOT_DETERMINED)],
+)
+def test_dials_into_silence_count_as_far_as_controls_were_answered(controls: int, certainty: Certainty) -> None:
+    """A path that was dead for a while is no filter: what was sent beside the dials did not get through either."""
+    passed = [dialled(Dialled.ACCEPTED, source) for source in DIALS[1:]]
+    silent = replace(dialled(Dialled.SILENT, DIALS[0]), controls=controls)
+    same_address = tcp(silent, *(replace(silent, source=source) for source in DIALS[1:])).filtering
+    assert same_address.certainty is certainty
+    assert f"{controls} controls answered" in same_address.reason
+    heard_later = tcp(silent, replace(silent, outcome=Dialled.ACCEPTED), *passed).filtering
+    assert told(heard_later) == (EI, CONFIRMED)
+
+
 def test_a_few_dials_that_contradict_all_others_are_left_aside_and_remembered() -> None:
     """Three SYNs may be lost by chance; that they contradict the rest is a reason to be less sure."""
     facts = [dialled(Dialled.ACCEPTED, source) for source in DIALS if source != R2]

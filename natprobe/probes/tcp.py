@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Self
 
@@ -49,18 +49,25 @@ from natprobe.probes import (
     proven,
     uncontacted,
 )
+from natprobe.probes.dial_controls import DialControls
 from natprobe.probes.reconnect import reconnecting, worth_waiting
 from natprobe.server import Kind, Sender, Server, describe
+from natprobe.silence import CONVINCING, FEW, tally_dials
 from natprobe.stun import Attribute, Message
 
 ATTEMPTS = 12
 """Connect-backs from each source, each from a fresh port: they are each other's copies, so none need be repeated."""
 TURNS = 3
 """Connect-backs from a source that has but one port and so must wait for each to fail; two such sources help out."""
+_STRIDE = ATTEMPTS // (TURNS - 1)
+"""A turn takes as long as so many attempts from fresh ports: both kinds of source are done at the same time."""
+ROUNDS = 4
+"""Requests to dial back, each for the sources whose silence does not convince by then."""
+_MOST_PATIENCE = 1.2
+"""Seconds; as much as lets the attempts be as far apart as the reflector allows."""
 KNOCKS = 8
 """Ports from which a greeting is sent, one after the other, until one is answered."""
 KNOCK_GAP = 0.5
-_SPACING = 0.02
 _REPORTED = {
     DialOutcome.ACCEPTED: Dialled.ACCEPTED,
     DialOutcome.CONNECTED: Dialled.INTERCEPTED,
@@ -195,34 +202,64 @@ async def _open_together(
 
 
 async def _ask_back(setting: Setting, door: _Door, server: Server, senders: Sequence[Sender]) -> list[Endpoint]:
-    """Have the reflector dial back from each sender, and record what came of it; return the senders that came in."""
+    """Have the reflector dial back from each sender, and record what came of it; return the senders that came in.
+
+    Those whose silence may yet be that of a dead path are asked for again.
+    """
     conversation = door.conversations[server.contacted]
-    sources = [(endpoint, Source(how)) for endpoint, how in senders]
-    rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
-    plan = DialPlan(tuple(_dial(source) for _, source in sources), _SPACING, patience=0.1 + 1.5 * rtt)
     cookie = conversation.reply.value(Extension.COOKIE) if conversation.reply else None
-    at = setting.now()
+    sources = {endpoint: Source(how) for endpoint, how in senders}
+    dials: list[ConnectBack] = []
     async with _Acceptor(door.listener) as acceptor:
+        for _ in range(ROUNDS):
+            made = await _dial_back(setting, conversation, cookie or b"", sources, acceptor)
+            for dial in made:
+                setting.record(dial)
+            dials += made
+            undecided = {dial.source for dial in made if dial.outcome is Dialled.SILENT and not _convinces(dials, dial)}
+            sources = {endpoint: how for endpoint, how in sources.items() if endpoint in undecided}
+            if not sources:
+                break
+    return [dial.source for dial in dials if dial.outcome is Dialled.ACCEPTED]
+
+
+def _convinces(dials: Sequence[ConnectBack], last: ConnectBack) -> bool:
+    tally = tally_dials(dial for dial in dials if dial.source == last.source)
+    return tally.chance <= (FEW if last.source.port else CONVINCING)
+
+
+async def _dial_back(
+    setting: Setting,
+    conversation: Conversation,
+    cookie: bytes,
+    sources: Mapping[Endpoint, Source],
+    acceptor: _Acceptor,
+) -> list[ConnectBack]:
+    """Have the reflector dial back from some sources once, with controls beside; return what came of each."""
+    rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
+    patience = min(0.1 + 1.5 * rtt, _MOST_PATIENCE)
+    plan = DialPlan(tuple(map(_dial, sources.values())), patience / _STRIDE, patience)
+    at = setting.now()
+    async with DialControls(setting, conversation.remote, ATTEMPTS + 1, plan.spacing) as controls:
         exchange = await conversation.ask(
             Purpose.FILTERING,
-            cookie_attribute(cookie or b""),
+            cookie_attribute(cookie),
             connect_back_attribute(plan),
             filler_attribute(128),
-            wait=max(ATTEMPTS * plan.spacing, TURNS * plan.patience) + plan.patience + TCP_PATIENCE,
+            wait=(TURNS + 1) * plan.patience + TCP_PATIENCE,
         )
-        accepted = acceptor.accepted(conversation.transaction_id + TOKEN_MARK)
     setting.record(exchange)
+    accepted = acceptor.accepted(conversation.transaction_id + TOKEN_MARK)
     results = _results(conversation.reply)
-    passed = []
-    for endpoint, source in sources:
+    dials = []
+    for endpoint, source in sources.items():
         result = results.get(source, DialResult(source, DialOutcome.NOT_DIALLED, 0))
         from_there = [at for at in accepted if _is_from(endpoint, at, conversation.remote.port)]
         outcome, came_from = _outcome(_REPORTED[result.outcome], from_there, accepted)
         base = (conversation.local, conversation.remote, endpoint, at, result.attempts, setting.now() - at)
-        setting.record(ConnectBack(*base, outcome, came_from))
-        if outcome is Dialled.ACCEPTED:
-            passed.append(endpoint)
-    return passed
+        beside = range(0, ATTEMPTS + 1, _STRIDE) if _takes_turns(source) else range(ATTEMPTS)
+        dials.append(ConnectBack(*base, outcome, came_from, controls.answered(beside[: result.attempts])))
+    return dials
 
 
 def _is_from(named: Endpoint, source: Endpoint, port: int) -> bool:
@@ -246,8 +283,11 @@ def _outcome(
 
 
 def _dial(source: Source) -> Dial:
-    same_port = source in (Source.ALTERNATE_SAME_PORT, Source.QUIET_SAME_PORT)
-    return Dial(source, TURNS if same_port else ATTEMPTS)
+    return Dial(source, TURNS if _takes_turns(source) else ATTEMPTS)
+
+
+def _takes_turns(source: Source) -> bool:
+    return source in (Source.ALTERNATE_SAME_PORT, Source.QUIET_SAME_PORT)
 
 
 def _results(reply: Message | None) -> dict[Source, DialResult]:
