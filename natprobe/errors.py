@@ -4,7 +4,7 @@
     ├── CannotRun             this host, now: nothing could be measured
     │   ├── NameNotFound      a server's name has no usable address
     │   ├── NoRoute           no route to a server, or no address of its family here
-    │   ├── AddressBusy       the local port is in use, or the local address is not on this host
+    │   ├── AddressBusy       no socket with that local endpoint: in use, not this host's, no port or descriptor left
     │   ├── NoServerAnswered  every server was silent or refused
     │   └── LabUnavailable    the lab's substrate is missing here; says what to install
     ├── MalformedMessage      bytes that are no STUN message, with offset and reason
@@ -20,7 +20,14 @@ class NatprobeError(Exception):
 
 
 class CannotRun(NatprobeError):
-    """Nothing could be measured; the text says what is in the way and what to do about it."""
+    """Nothing could be measured; the text says what is in the way.
+
+    ``advice`` says what to do about it, where the text does not and the kind of error alone does not tell.
+    """
+
+    def __init__(self, text: str = "", advice: str = "") -> None:
+        super().__init__(text)
+        self.advice = advice
 
 
 class NameNotFound(CannotRun):
@@ -32,7 +39,7 @@ class NoRoute(CannotRun):
 
 
 class AddressBusy(CannotRun):
-    """The local port is in use or the local address is not this host's."""
+    """No socket with that local endpoint can be had: it is in use, not this host's, or a limit is reached."""
 
 
 class NoServerAnswered(CannotRun):

@@ -29,7 +29,11 @@ MAY_IMPORT: dict[str, set[str]] = {
     "silence": GROUND | {"observation"},
     "draws": VOCABULARY | {"observation"},
     "network": GROUND,
-    "sockets": GROUND | {"network"},
+    "system_errors": GROUND | {"network"},
+    "socket_setup": GROUND | {"network", "system_errors"},
+    "udp_socket": GROUND | {"network", "system_errors", "socket_setup"},
+    "tcp_socket": GROUND | {"network", "system_errors", "socket_setup"},
+    "sockets": GROUND | {"network", "system_errors", "socket_setup", "udp_socket", "tcp_socket"},
     "exchange": FACTS | {"network"},
     "conversation": FACTS | {"network", "exchange"},
     "probes": FACTS | {"network", "exchange", "conversation"},
@@ -39,15 +43,17 @@ MAY_IMPORT: dict[str, set[str]] = {
     "public": GROUND,
     "run": FACTS | {"network", "sockets", "probes", "report", "version"},
     "schema": FACTS | {"inference", "report"},
-    "reflector": WIRE | {"descriptors"},
-    "reuse": FACTS | {"network", "sockets", "conversation", "descriptors", "inference"},
+    "reflector": WIRE | {"descriptors", "system_errors"},
+    "reuse": FACTS
+    | {"network", "sockets", "socket_setup", "system_errors", "conversation", "descriptors", "inference"},
     "lab": FACTS | {"network", "probes", "inference", "report", "run", "reflector", "webrtc"},
     "webrtc": FACTS
     | {"integrity", "network", "sockets", "exchange", "inference", "report", "run", "schema", "traversal", "version"},
     "views": FACTS | {"inference", "report", "traversal"},
-    "page": FACTS | {"version", "inference", "report", "reflector", "views"},
+    "page": FACTS | {"version", "inference", "report", "reflector", "views", "system_errors"},
     "cli": FACTS
     | {
+        "system_errors",
         "version",
         "descriptors",
         "inference",

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import typer
 
 from natprobe.cli.terminal import note
-from natprobe.errors import NameNotFound, NatprobeError, NoRoute, NoServerAnswered
+from natprobe.errors import CannotRun, NameNotFound, NatprobeError, NoRoute, NoServerAnswered
+from natprobe.system_errors import unexpected
 
 COULD_NOT_RUN = 1
 USAGE = 2
@@ -31,10 +32,16 @@ def failing_plainly() -> Iterator[None]:
     except ValueError as misuse:
         _stop(str(misuse), USAGE)
     except NatprobeError as failure:
-        advice = _ADVICE.get(type(failure))
-        _stop(f"{failure}: {advice}" if advice else str(failure), COULD_NOT_RUN)
+        _stop(_with_advice(failure), COULD_NOT_RUN)
+    except OSError as wrong:  # of a call outside the network seam, as the making of the event loop
+        _stop(_with_advice(unexpected(wrong)), COULD_NOT_RUN)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _with_advice(failure: NatprobeError) -> str:
+    advice = (isinstance(failure, CannotRun) and failure.advice) or _ADVICE.get(type(failure))
+    return f"{failure}: {advice}" if advice else str(failure)
 
 
 def _stop(message: str, status: int) -> None:
