@@ -26,6 +26,7 @@ from natprobe.probes.udp import control_udp, probe_udp
 from natprobe.report import Report, Vantage
 from natprobe.server import Server
 from natprobe.sockets import HostNetwork
+from natprobe.system_errors import own_remedy
 from natprobe.version import VERSION
 
 STUN_PORT = 3478
@@ -92,7 +93,8 @@ async def classify(
     await run.probe_all(sources, resolved)
     report = run.report(sources)
     if not report.reached:
-        raise NoServerAnswered(_why_none(report))
+        reasons = _why_none(report)
+        raise NoServerAnswered(reasons, own_remedy(reasons))
     return report
 
 

@@ -39,8 +39,8 @@ _UNREACHABLE = {  # ICMP type and code, RFC 792 and RFC 4443 §3.1
 }
 _NO_NEIGHBOUR = {"host unreachable", "address unreachable", "no route to destination", "network unreachable"}
 """What a host's own kernel says of a neighbour that answers no ARP, or where it has no route: no firewall's work."""
-# As POSIX has it for connect(): under way already, or begun now. EINTR too leaves it under way.
-_UNDER_WAY = {errno.EINPROGRESS, errno.EALREADY, errno.EWOULDBLOCK, errno.EINTR}
+# Begun now, or under way already, which an interrupted connect() is too (POSIX). EAGAIN is none of these: no port.
+_UNDER_WAY = {errno.EINPROGRESS, errno.EALREADY, errno.EINTR} | ({errno.EWOULDBLOCK} - {errno.EAGAIN})
 
 
 def family(ip_version: int) -> socket.AddressFamily:

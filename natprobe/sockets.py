@@ -21,7 +21,7 @@ from natprobe.endpoint import Address, Endpoint, parse_address
 from natprobe.errors import NameNotFound
 from natprobe.network import Datagrams, Listener, Rejection, Stream
 from natprobe.socket_setup import endpoint_of, family, new_socket, sockaddr
-from natprobe.system_errors import cannot_reach, no_free_port
+from natprobe.system_errors import cannot_open, cannot_reach, no_free_port
 from natprobe.tcp_socket import HostStream, open_listener, open_stream
 from natprobe.udp_socket import open_datagrams
 
@@ -57,11 +57,14 @@ class HostNetwork:
         with new_socket(remote.version, socket.SOCK_DGRAM) as sock:
             try:
                 _connect_datagrams(sock, remote)
-                return endpoint_of(sock.getsockname()).address
             except OSError as wrong:
                 if wrong.errno in (errno.EAGAIN, errno.EADDRINUSE):
                     raise no_free_port() from None
                 raise cannot_reach(wrong, remote) from None
+            try:
+                return endpoint_of(sock.getsockname()).address
+            except OSError as wrong:
+                raise cannot_open(wrong, remote.version) from None
 
     async def datagrams(self, local: Endpoint) -> Datagrams:
         return await open_datagrams(local)

@@ -11,7 +11,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from natprobe.endpoint import Endpoint, Scope
+from natprobe.endpoint import Address, Endpoint, Scope
 from natprobe.errors import AddressBusy, CannotRun, NoRoute
 from natprobe.network import NOT_SENT, OWN_FIREWALL
 
@@ -23,6 +23,7 @@ _SCARCE = {
     errno.ENOSPC: "the system can watch no more sockets: raise fs.epoll.max_user_watches",
 }
 _NO_FAMILY = {errno.EAFNOSUPPORT, errno.EPFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT}
+_NO_ROUTE = "no route to"
 _PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")  # of IPv6 too
 
 
@@ -71,20 +72,27 @@ def cannot_bind(wrong: OSError, local: Endpoint) -> CannotRun:
     return _no_socket(wrong, f"use {local}")
 
 
-def cannot_reach(wrong: OSError, remote: Endpoint) -> CannotRun:
-    """Return why this host sends nothing to ``remote``."""
+def cannot_reach(wrong: OSError, remote: Endpoint, source: Address | None = None) -> CannotRun:
+    """Return why this host sends nothing to ``remote``, from ``source`` if that is chosen already."""
     if wrong.errno in _SCARCE:
         return _no_socket(wrong, "open a socket")
     if wrong.errno in _NO_FAMILY:
         return NoRoute(f"this host has no IPv{remote.version}", "-4 or -6 picks the other IP version")
-    return NoRoute(f"no route to {remote.address}: {_why_unreachable(wrong, remote)}", _remedy(wrong, remote))
+    return NoRoute(f"{_NO_ROUTE} {remote.address}: {_why_unreachable(wrong, remote, source)}", _remedy(wrong, remote))
 
 
-def not_sent(wrong: OSError, remote: Endpoint) -> str:
+def not_sent(wrong: OSError, remote: Endpoint, source: Address) -> str:
     """Return the reason of a Rejection that this host itself is the author of."""
     if wrong.errno == errno.EPERM:
         return OWN_FIREWALL
-    return f"{NOT_SENT}: {_why_unreachable(wrong, remote)}"
+    return f"{NOT_SENT}: {_why_unreachable(wrong, remote, source)}"
+
+
+def own_remedy(reasons: str) -> str:
+    """Return what to do where servers did not answer for ``reasons`` that are this host's own; "" for all others."""
+    if OWN_FIREWALL in reasons:
+        return "check its rules for outbound packets (`nft list ruleset`)"
+    return "check the routes of this host, and --source if given" if NOT_SENT in reasons or _NO_ROUTE in reasons else ""
 
 
 def unexpected(wrong: OSError) -> CannotRun:
@@ -103,16 +111,22 @@ def _needs_zone(remote: Endpoint) -> bool:
     return remote.version == 6 and remote.scope is Scope.LINK_LOCAL and not remote.zone
 
 
-def _why_unreachable(wrong: OSError, remote: Endpoint) -> str:
+def _is_for_many(remote: Endpoint) -> bool:
+    return remote.scope is Scope.MULTICAST or str(remote.address) == "255.255.255.255"
+
+
+def _why_unreachable(wrong: OSError, remote: Endpoint, source: Address | None) -> str:
     if wrong.errno == errno.EINVAL and _needs_zone(remote):
         return "a link-local address needs its zone"
     if wrong.errno in (errno.ENODEV, errno.ENXIO) and remote.zone:
         return f"this host has no interface {remote.zone}"
-    if wrong.errno == errno.EACCES and str(remote.address) == "255.255.255.255":
-        return "it is the broadcast address"
+    if _is_for_many(remote):
+        return f"it is a multicast or broadcast address ({words(wrong)})"
+    if wrong.errno == errno.EINVAL and source and source.is_loopback and remote.scope is not Scope.LOOPBACK:
+        return f"{source} reaches this host alone ({words(wrong)})"
     return {
-        errno.EINVAL: "invalid argument; a blackhole route discards the packets, or the source address cannot reach it",
-        errno.EACCES: "permission denied; a route or rule prohibits it, or it is a broadcast address",
+        errno.EINVAL: "a blackhole route discards what is sent to it (invalid argument)",
+        errno.EACCES: "a route or rule prohibits it, or it is a broadcast address (permission denied)",
         errno.EPERM: OWN_FIREWALL,
     }.get(wrong.errno or 0, words(wrong))
 
@@ -122,6 +136,8 @@ def _remedy(wrong: OSError, remote: Endpoint) -> str:
         return "`ip link` lists the interfaces"
     if _needs_zone(remote):
         return f"write {remote.address}%eth0, with the interface that leads to it"
+    if _is_for_many(remote):
+        return "name one host"
     if wrong.errno == errno.EPERM:
         return "check its rules for outbound packets (`nft list ruleset`)"
     if wrong.errno in (errno.EINVAL, errno.EACCES):

@@ -24,13 +24,15 @@ from natprobe.socket_setup import (
     queue_errors,
     start_connecting,
 )
-from natprobe.system_errors import cannot_bind, cannot_reach, no_free_port, words
+from natprobe.system_errors import cannot_bind, cannot_open, cannot_reach, no_free_port, words
 
 _NO_LINGER = struct.pack("ii", 1, 0)
 _REST = 1.0
 """Seconds for which nothing is accepted after the system has refused a descriptor."""
 _ANSWERS = {errno.ECONNREFUSED, errno.ECONNRESET, errno.ETIMEDOUT}
 """How a connection to this very host fails at once: the other end's doing all the same."""
+_NO_PORT = {errno.EADDRNOTAVAIL, errno.EADDRINUSE, errno.EAGAIN}
+"""How connect() fails that has to choose a port and finds none."""
 
 
 async def open_stream(local: Endpoint, remote: Endpoint) -> HostStream | Rejection:
@@ -53,16 +55,19 @@ async def _why_not_connected(sock: socket.socket, local: Endpoint, remote: Endpo
     """Connect; return None, or the reason that came back. Raises AddressBusy or NoRoute."""
     try:
         start_connecting(sock, remote)
-        code = await finish_connecting(sock)
     except OSError as wrong:
         # What fails at once failed here; what fails later came from the network and is a fact about it.
-        if wrong.errno in (errno.EADDRNOTAVAIL, errno.EADDRINUSE) and local.port == 0:
+        if wrong.errno in _NO_PORT and local.port == 0:
             raise no_free_port() from None
         if wrong.errno == errno.EPERM:
             return OWN_FIREWALL
         if wrong.errno not in _ANSWERS:
-            raise cannot_reach(wrong, remote) from None
-        code = wrong.errno
+            raise cannot_reach(wrong, remote, local.address) from None
+        return words(wrong)
+    try:
+        code = await finish_connecting(sock)
+    except OSError as wrong:
+        raise cannot_open(wrong, local.version) from None
     if code == 0:
         return None
     error = next_error(sock, local.address)

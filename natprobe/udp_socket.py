@@ -45,14 +45,16 @@ async def open_datagrams(local: Endpoint) -> HostDatagrams:
             queue_errors(sock, local.version)
             bound = endpoint_of(sock.getsockname())
             if not isinstance(asyncio.get_running_loop(), asyncio.BaseEventLoop):
-                return HostDatagrams(sock, bound, None)
+                return HostDatagrams(sock, bound, reads=True)
             # A second descriptor of the same socket: the first one is asyncio-dgram's.
             own = sock.dup()
-            with closed_on_failure(own):
-                own.setblocking(False)
-                stream = await asyncio_dgram.from_socket(sock)
-                assert isinstance(stream, DatagramServer)  # not connected, so it may send to anyone
-                return HostDatagrams(own, bound, stream)
+            datagrams = HostDatagrams(own, bound)  # first, because asyncio only logs that it cannot watch a socket
+            try:
+                await datagrams.receive_through(sock)
+            except BaseException:
+                datagrams.close()
+                raise
+            return datagrams
     except OSError as wrong:
         raise cannot_open(wrong, local.version) from None
 
@@ -60,16 +62,26 @@ async def open_datagrams(local: Endpoint) -> HostDatagrams:
 class HostDatagrams:
     """A UDP socket whose ICMP errors, and whose own refusals, arrive in the same queue as its datagrams."""
 
-    def __init__(self, sock: socket.socket, local: Endpoint, stream: DatagramServer | None) -> None:
+    def __init__(self, sock: socket.socket, local: Endpoint, *, reads: bool = False) -> None:
         self.local = local
         self._sock = sock
-        self._stream = stream
+        self._reads = reads
+        self._stream: DatagramServer | None = None
+        self._pump: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._arrivals: asyncio.Queue[Datagram | Rejection] = asyncio.Queue()
         self._waiting_for_room = asyncio.Lock()
-        if LINUX or stream is None:
-            self._loop.add_reader(sock, self._read)
-        self._pump = self._loop.create_task(self._read_stream(stream)) if stream else None
+        with closed_on_failure(sock):
+            sock.setblocking(False)
+            if LINUX or reads:
+                self._loop.add_reader(sock, self._read)
+
+    async def receive_through(self, sock: socket.socket) -> None:
+        """Receive datagrams by asyncio-dgram, which owns ``sock`` from now on. Raises OSError."""
+        stream = await asyncio_dgram.from_socket(sock)
+        assert isinstance(stream, DatagramServer)  # not connected, so it may send to anyone
+        self._stream = stream
+        self._pump = self._loop.create_task(self._read_stream(stream))
 
     async def send(self, data: bytes, remote: Endpoint) -> None:
         failure: OSError | None = None
@@ -85,7 +97,7 @@ class HostDatagrams:
             else:
                 return
         assert failure is not None
-        self._arrivals.put_nowait(Rejection(remote, not_sent(failure, remote), self._loop.time()))
+        self._arrivals.put_nowait(Rejection(remote, not_sent(failure, remote, self.local.address), self._loop.time()))
 
     async def receive(self) -> Datagram | Rejection:
         return await self._arrivals.get()
@@ -119,7 +131,7 @@ class HostDatagrams:
             destination, reason = error
             if reason and destination:
                 self._arrivals.put_nowait(Rejection(endpoint_of(destination), reason, self._loop.time()))
-        if self._stream is None:
+        if self._reads:
             self._read_datagrams()
             # libuv watches a descriptor no more that had an error.
             self._loop.remove_reader(self._sock)

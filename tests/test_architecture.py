@@ -41,7 +41,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": FACTS | {"inference"},
     "traversal": FACTS | {"inference", "report"},
     "public": GROUND,
-    "run": FACTS | {"network", "sockets", "probes", "report", "version"},
+    "run": FACTS | {"network", "system_errors", "sockets", "probes", "report", "version"},
     "schema": FACTS | {"inference", "report"},
     "reflector": WIRE | {"descriptors", "system_errors"},
     "reuse": FACTS

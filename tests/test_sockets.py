@@ -14,7 +14,7 @@ import pytest
 
 from natprobe.endpoint import Endpoint
 from natprobe.errors import AddressBusy, NameNotFound
-from natprobe.network import Datagram, Datagrams, Listener, Rejection, Stream
+from natprobe.network import NOT_SENT, Datagram, Datagrams, Listener, Rejection, Stream
 from natprobe.sockets import HostNetwork
 
 HERE = Endpoint.of("127.0.0.1", 0)
@@ -290,12 +290,18 @@ async def test_an_icmp_error_costs_no_later_datagram_more_than_a_copy(network: H
     close(here, there)
 
 
-async def test_what_cannot_be_sent_is_silently_lost(network: HostNetwork) -> None:
+async def test_what_cannot_be_sent_is_a_rejection_and_harms_nothing_else(network: HostNetwork) -> None:
     """A server may name any address as its other one, and the rest of the run must not suffer."""
     here, there = await network.datagrams(HERE), await network.datagrams(THERE)
     for _ in range(3):
         await here.send(b"nowhere", Endpoint.of("255.255.255.255", 3478))
         await here.send(b"martian", Endpoint.of("203.0.113.1", 3478))  # from a loopback address
+    for _ in range(3):
+        for address in ("255.255.255.255", "203.0.113.1"):
+            refused = await here.receive()
+            assert isinstance(refused, Rejection)
+            assert refused.remote == Endpoint.of(address, 3478)
+            assert refused.reason.startswith(NOT_SENT)
     await here.send(b"ping", there.local)
     await here.send(b"ping", there.local)
     assert isinstance(await there.receive(), Datagram)

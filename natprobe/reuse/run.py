@@ -20,6 +20,7 @@ from natprobe.reuse.holder import Holder
 from natprobe.reuse.methods import choose
 from natprobe.server import Kind, Server, describe
 from natprobe.sockets import HostNetwork
+from natprobe.system_errors import own_remedy
 
 BOUND = 64
 """Connections that anybody's server may be asked for. More are for reflectors of one's own."""
@@ -118,7 +119,8 @@ async def _knock(servers: Sequence[str], source: str | None) -> tuple[Doors, Add
     found = await asyncio.gather(*map(greet, contacted))
     told, unanswered = [one for one in found if isinstance(one, _Told)], [one for one in found if isinstance(one, str)]
     if not told:
-        raise NoServerAnswered("; ".join(unanswered))
+        reasons = "; ".join(unanswered)
+        raise NoServerAnswered(reasons, own_remedy(reasons))
     alternates = {alternate for one in told if (alternate := _alternate(one.server, contacted))}
     more = await asyncio.gather(*map(greet, alternates))
     return _doors([*told, *(one for one in more if isinstance(one, _Told))], unanswered), address
