@@ -1,7 +1,7 @@
 """Natprobe's command line on a host in trouble: every call to a socket, refused with every errno.
 
-``python failing_sockets.py`` reads a line of JSON for each run from stdin, ``[call, errno, arguments...]``, and prints one
-for each: ``[call, errno, arguments, status, output]``. Each run is a process of its own, forked when all is
+``python failing_sockets.py`` reads a line of JSON for each run from stdin, ``[call, errno, arguments...]``, and prints
+one for each: ``[call, errno, arguments, status, output]``. Each run is a process of its own, forked when all is
 imported. The call fails for internet sockets alone, each time; the event loop's own pair of sockets works.
 """
 

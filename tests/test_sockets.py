@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -154,6 +157,48 @@ async def test_a_refusal_is_a_value(network: HostNetwork) -> None:
         refused = await network.connect(HERE, nobody)
     assert isinstance(refused, Rejection)
     assert (refused.remote, refused.reason) == (nobody, "connection refused")
+
+
+class _AsOnTheBsds(socket.socket):
+    """Says EISCONN to a second connect(), as the BSDs, macOS and WSL 1 do; Linux says that all is well."""
+
+    _asked = False
+
+    def connect_ex(self, address: Any) -> int:
+        if self._asked:
+            return errno.EISCONN
+        self._asked = True
+        return super().connect_ex(address)
+
+    def connect(self, address: Any) -> None:
+        if self._asked:
+            raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
+        super().connect(address)
+
+
+async def test_a_connection_is_made_by_one_connect(network: HostNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one says EISCONN off Linux, which is no rejection."""
+    listener = await network.listen(THERE)
+    monkeypatch.setattr(socket, "socket", _AsOnTheBsds)
+    stream = connected(await network.connect(HERE, listener.local))
+    monkeypatch.undo()
+    close(stream, await listener.accept(), listener)
+
+
+@pytest.mark.parametrize("code", [errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EISCONN])
+async def test_a_connect_that_is_under_way_is_waited_for(
+    network: HostNetwork, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    class UnderWay(socket.socket):
+        def connect_ex(self, address: Any) -> int:
+            super().connect_ex(address)
+            return code
+
+    listener = await network.listen(THERE)
+    monkeypatch.setattr(socket, "socket", UnderWay)
+    stream = connected(await network.connect(HERE, listener.local))
+    monkeypatch.undo()
+    close(stream, await listener.accept(), listener)
 
 
 async def test_cancelling_a_connection_attempt_leaves_nothing(network: HostNetwork) -> None:
