@@ -6,16 +6,28 @@
 from __future__ import annotations
 
 import gc
+import os
+import signal
 import sys
+
+INTERRUPTED = 130
 
 
 def main() -> None:
     """Run the command that the arguments name."""
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is for the background jobs of a script
+        signal.signal(signal.SIGINT, end_at_once)
     try:
-        from natprobe.cli.application import application  # here Ctrl-C is heard already
+        from natprobe.cli.application import application
 
         application(*sys.argv[1:2])()
     except KeyboardInterrupt:
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is done, and Python could only complain now
         gc.freeze()  # or the interpreter, at its end, looks through all that was imported: a tenth of the whole time
+
+
+def end_at_once(*_: object) -> None:
+    """End the process (a handler of SIGINT). What is open, a lab too, the kernel closes."""
+    os._exit(INTERRUPTED)

@@ -7,13 +7,14 @@ from contextlib import contextmanager
 
 import typer
 
+from natprobe.cli import INTERRUPTED
+from natprobe.cli.interrupt import interrupt, on_interrupt
 from natprobe.cli.terminal import note
 from natprobe.errors import NameNotFound, NatprobeError, NoRoute, NoServerAnswered
 
 COULD_NOT_RUN = 1
 USAGE = 2
 NOT_DETERMINED = 3
-INTERRUPTED = 130
 
 _ADVICE: dict[type[NatprobeError], str] = {
     NameNotFound: "check the name, and -4 or -6 if given",
@@ -27,7 +28,8 @@ _ADVICE: dict[type[NatprobeError], str] = {
 def failing_plainly() -> Iterator[None]:
     """Turn what stops a command into one line on stderr and its exit status; Ctrl-C into the status alone."""
     try:
-        yield
+        with on_interrupt(interrupt):
+            yield
     except ValueError as misuse:
         _stop(str(misuse), USAGE)
     except NatprobeError as failure:
