@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
+import _signal as signal  # type: ignore[import-not-found]  # signal imports enum: till `main` runs Ctrl-C is a traceback
 import gc
 import os
-import signal
 import sys
 
 INTERRUPTED = 130
