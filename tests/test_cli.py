@@ -564,6 +564,35 @@ def test_ctrl_c_is_heard_while_modules_are_still_loaded(module: str) -> None:
     assert process.returncode == 130
 
 
+@pytest.mark.parametrize("moment", ["socket.socketpair", "selectors.DefaultSelector.close", "asyncio.tasks.Task"])
+def test_ctrl_c_leaves_no_half_of_an_event_loop(moment: str) -> None:
+    """While it is made, closed, or about to begin."""
+    code = f"""
+import asyncio, selectors, signal, socket
+from natprobe.cli.interrupt import run
+
+owner, _, name = {moment!r}.rpartition(".")
+function = getattr(eval(owner), name)
+
+def interrupted(*args, **more):
+    setattr(eval(owner), name, function)
+    signal.raise_signal(signal.SIGINT)
+    return function(*args, **more)
+
+setattr(eval(owner), name, interrupted)
+
+async def nothing():
+    pass
+
+try:
+    run(nothing())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
 @pytest.mark.slow
 def test_a_pipe_that_nobody_reads_is_no_failure() -> None:
     with start("classify", "-s", SERVER, "-v") as process:

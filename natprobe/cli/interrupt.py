@@ -70,7 +70,7 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         if heard:
             end_at_once()
         heard = True
-        if task:
+        if task and not task.done():
             task.get_loop().call_soon_threadsafe(task.cancel)
 
     async def cancellable() -> T:
