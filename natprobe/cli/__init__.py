@@ -5,11 +5,9 @@
 
 from __future__ import annotations
 
-import atexit
+import _signal as signal  # type: ignore[import-not-found]  # signal imports enum: till `main` runs Ctrl-C is a traceback
 import os
-import signal
 import sys
-from typing import Any
 
 INTERRUPTED = 130
 
@@ -18,12 +16,16 @@ def main() -> None:
     """Run the command that the arguments name, and end the process.
 
     Ctrl-C ends it at once while modules are still loaded: an exception there would reach finalizers and import locks,
-    which can only complain. From a command's beginning on, ``running`` decides what Ctrl-C does.
+    which can only complain. From a command's beginning on, ``interrupt`` decides what Ctrl-C does.
     """
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
-    sys.unraisablehook = _unraisable
+    if signal.getsignal(signal.SIGINT) != signal.SIG_IGN:  # as it is for the background jobs of a script
+        signal.signal(signal.SIGINT, end_at_once)
     _end(_status())
+
+
+def end_at_once(*_: object) -> None:
+    """End the process (a handler of SIGINT). What is open, a lab too, the kernel closes."""
+    os._exit(INTERRUPTED)
 
 
 def _status() -> int:
@@ -42,19 +44,14 @@ def _status() -> int:
     return 0
 
 
-def _unraisable(what: Any) -> None:
-    """End at once where Ctrl-C strikes in a finalizer, from which no exception gets out."""
-    if isinstance(what.exc_value, KeyboardInterrupt):
-        os._exit(INTERRUPTED)
-    sys.__unraisablehook__(what)
-
-
 def _end(status: int) -> None:
     """End the process without finalizing the interpreter.
 
     A thread that still waits for a name server, or imports, would find an interpreter in pieces (CPython issue 110052:
     it may crash), and looking through all that was imported takes a tenth of the whole time.
     """
+    import atexit
+
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     atexit._run_exitfuncs()  # noqa: SLF001 the interpreter calls them in its finalization alone
     for stream in (sys.stdout, sys.stderr):

@@ -12,8 +12,8 @@ import typer
 import natprobe
 from natprobe.behaviour import Protocol
 from natprobe.cli.files import reserved
+from natprobe.cli.interrupt import run
 from natprobe.cli.lean import add, port_number
-from natprobe.cli.running import run
 from natprobe.cli.showing import page, show
 from natprobe.cli.terminal import Progress
 from natprobe.descriptors import raise_file_limit

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from natprobe.cli.interrupt import run
 from natprobe.cli.lean import add, port_number
-from natprobe.cli.running import run
 from natprobe.cli.terminal import note
 from natprobe.errors import CannotRun
 

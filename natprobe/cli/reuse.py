@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from natprobe.behaviour import Protocol
+from natprobe.cli.interrupt import run
 from natprobe.cli.lean import add, port_number
-from natprobe.cli.running import NOT_DETERMINED, run
+from natprobe.cli.running import NOT_DETERMINED
 from natprobe.cli.terminal import Progress, emit
 from natprobe.public import default_servers
 

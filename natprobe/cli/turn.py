@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from natprobe.cli.interrupt import run
 from natprobe.cli.lean import add
-from natprobe.cli.running import NOT_DETERMINED, run
+from natprobe.cli.running import NOT_DETERMINED
 from natprobe.cli.terminal import coloured, emit
 from natprobe.version import VERSION
 from natprobe.views.printable import printable
