@@ -13,8 +13,10 @@ def main() -> None:
     """Run the command that the arguments name."""
     try:
         from natprobe.cli.application import application  # here Ctrl-C is heard already
+        from natprobe.cli.running import with_standard_streams
 
-        application(*sys.argv[1:2])()
+        with with_standard_streams():
+            application(*sys.argv[1:2])()
     except KeyboardInterrupt:
         sys.exit(130)
     finally:

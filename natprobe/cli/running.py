@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import walk_tb
 
 import typer
 
-from natprobe.cli.terminal import note
+from natprobe.cli.terminal import discard, note, occupy_closed_descriptors, unwritable
 from natprobe.errors import NameNotFound, NatprobeError, NoRoute, NoServerAnswered
 
 COULD_NOT_RUN = 1
@@ -35,6 +37,24 @@ def failing_plainly() -> Iterator[None]:
         _stop(f"{failure}: {advice}" if advice else str(failure), COULD_NOT_RUN)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def with_standard_streams() -> Iterator[None]:
+    """Run the command line where a standard stream is closed, or takes nothing, as well.
+
+    Help and usage errors are written by its library, and fail there: into one line where possible, and a status.
+    """
+    occupy_closed_descriptors()
+    try:
+        yield
+    except OSError as wrong:
+        *_, (innermost, _) = walk_tb(wrong.__traceback__)
+        if not innermost.f_globals["__name__"].startswith("typer."):
+            raise
+        discard(sys.stdout)
+        note(f"natprobe: {unwritable(wrong)}")
+        sys.exit(getattr(wrong.__context__, "exit_code", COULD_NOT_RUN))  # of the usage error that was to be written
 
 
 def _stop(message: str, status: int) -> None:
