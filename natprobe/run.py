@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from natprobe.behaviour import Protocol
-from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
+from natprobe.endpoint import Address, Endpoint, parse_address, split_server
 from natprobe.errors import CannotRun, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.network import Network
-from natprobe.observation import Exchange, Observation, Resolution
+from natprobe.observation import Exchange, Observation, Outcome, Resolution
 from natprobe.probes import Setting
 from natprobe.probes.partner import meeting
 from natprobe.probes.ports import probe_ports
@@ -29,6 +29,8 @@ from natprobe.sockets import HostNetwork
 from natprobe.version import VERSION
 
 STUN_PORT = 3478
+_UNAUTHORIZED = 401  # RFC 8489 §14.8
+_SILENCE_ADVICE = "name another server with -s; if that is silent too, this network lets nothing through"
 
 
 class Tier(IntEnum):
@@ -147,30 +149,37 @@ class _Run:
         """Return an endpoint for every server and IP version that has one. Raises NameNotFound where none has."""
         if not servers:
             raise ValueError("no server was named")
-        split = [split_host_port(server) for server in servers]
-        asking = (self._addresses(host, port or STUN_PORT, versions) for host, port in split)
-        for server, found in zip(servers, await asyncio.gather(*asking), strict=True):
-            self._record(Resolution(server, tuple(found), None if found else "no address found"))
-        endpoints = [e for fact in self._observations if isinstance(fact, Resolution) for e in fact.endpoints]
+        split = [split_server(server) for server in servers]
+        asking = (self._resolved(server, *place, versions) for server, place in zip(servers, split, strict=True))
+        facts = await asyncio.gather(*asking)
+        for fact in facts:
+            self._record(fact)
+        endpoints = [endpoint for fact in facts for endpoint in fact.endpoints]
         if not endpoints:
             asked = " or ".join(f"IPv{version}" for version in versions)
-            raise NameNotFound(f"no {asked} address found for {', '.join(servers)}")
+            told = ", ".join(f"{fact.name} ({fact.error})" for fact in facts)
+            raise NameNotFound(f"no {asked} address found for {told}")
         return list(dict.fromkeys(endpoints))
 
-    async def _addresses(self, host: str, port: int, versions: Sequence[int]) -> list[Endpoint]:
-        """Return the first address of a host for each IP version: one a name, so that names count alike."""
+    async def _resolved(self, server: str, host: str, port: int | None, versions: Sequence[int]) -> Resolution:
+        """Return the first address of a host for each IP version, one a name, so that names count alike."""
         try:
-            address = parse_address(host)
+            literal = parse_address(host)
         except ValueError:
             found = await asyncio.gather(*(self._first_address(host, version) for version in versions))
-            return [Endpoint(address, port) for address in found if address]
-        return [Endpoint(address, port)] if address.version in versions else []
+        else:
+            of_another = f"it is an IPv{literal.version} address"
+            found = [literal if literal.version in versions else of_another]
+        endpoints = tuple(Endpoint(one, port or STUN_PORT) for one in found if not isinstance(one, str))
+        why = "; ".join(dict.fromkeys(one for one in found if isinstance(one, str)))
+        return Resolution(server, endpoints, None if endpoints else why)
 
-    async def _first_address(self, host: str, version: int) -> Address | None:
+    async def _first_address(self, host: str, version: int) -> Address | str:
+        """Return the first address of a name, or the resolver's words where there is none."""
         try:
-            return next(iter(await self._network.resolve(host, version)), None)
-        except NameNotFound:
-            return None
+            return next(iter(await self._network.resolve(host, version)), "no address found")
+        except NameNotFound as none:
+            return str(none)
 
     async def sources(self, servers: Sequence[Endpoint], source: Address | None) -> dict[int, Address]:
         """Return the local address to use for each IP version that has a route. Raises NoRoute where none has."""
@@ -264,11 +273,16 @@ async def _together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 def _why_none(report: Report) -> str:
-    """Return, in a line, who was asked and how each failed."""
+    """Return, in a line, which servers were asked and how each failed; an answer without an address is one too."""
+    exchanges = [fact for fact in report.observations if isinstance(fact, Exchange)]
     failures: dict[str, str] = {}
-    for fact in report.observations:
-        if isinstance(fact, Exchange):
-            how = fact.detail or (f"error {fact.error}" if fact.error else f"silent for {fact.waited:.1f} s")
-            failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", how)
-    told = "; ".join(f"{who}: {how}" for who, how in sorted(failures.items()))
-    return f"no server answered ({told})"
+    for fact in exchanges:
+        how = fact.detail or (f"error {fact.error}" if fact.error else f"silent for {fact.waited:.1f} s")
+        if fact.error:
+            how = f"error {fact.error} {fact.detail or ''}".rstrip()
+            how += ", it wants authentication" if fact.error == _UNAUTHORIZED else ""
+        failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", how)
+    told = "; ".join(f"{remote}: {how}" for remote, how in sorted(failures.items()))
+    if any(fact.outcome is Outcome.ERROR for fact in exchanges):
+        return f"no server gave an answer that tells anything ({told}): name another server with -s"
+    return f"no server answered ({told}): {_SILENCE_ADVICE}"

@@ -14,8 +14,9 @@ import natprobe
 from natprobe.behaviour import Protocol
 from natprobe.cli.lean import add, port_number
 from natprobe.cli.showing import output
-from natprobe.cli.terminal import Progress
+from natprobe.cli.terminal import Progress, note
 from natprobe.descriptors import raise_file_limit
+from natprobe.observation import Resolution
 from natprobe.public import default_servers
 
 _FILES = 4096
@@ -76,6 +77,9 @@ def classify(
                     on_progress=progress.say if json else _meanwhile("natprobe.views.text", progress.say),
                 )
             )
+        for fact in report.observations:
+            if isinstance(fact, Resolution) and fact.error:
+                note(f"natprobe: {fact.name} is left out: {fact.error}")
         show(report)
 
 

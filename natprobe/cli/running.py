@@ -10,7 +10,7 @@ from traceback import walk_tb
 import typer
 
 from natprobe.cli.terminal import discard, note, occupy_closed_descriptors, unwritable
-from natprobe.errors import NameNotFound, NatprobeError, NoRoute, NoServerAnswered
+from natprobe.errors import NameNotFound, NatprobeError, NoRoute
 
 COULD_NOT_RUN = 1
 USAGE = 2
@@ -20,7 +20,6 @@ INTERRUPTED = 130
 _ADVICE: dict[type[NatprobeError], str] = {
     NameNotFound: "check the name, and -4 or -6 if given",
     NoRoute: "is this host connected? -4 or -6 picks the other kind of address",
-    NoServerAnswered: "name another server with -s; if that is silent too, this network lets nothing through",
 }
 """What to do about it, where the error's own text does not say."""
 

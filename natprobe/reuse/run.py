@@ -11,7 +11,7 @@ from functools import partial
 
 from natprobe.conversation import Conversation
 from natprobe.descriptors import raise_file_limit
-from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
+from natprobe.endpoint import Address, Endpoint, parse_address, split_server
 from natprobe.errors import CannotRun, MalformedMessage, NameNotFound, NoServerAnswered
 from natprobe.extensions import Destinations, Extension, cookie_attribute, filler_attribute, read_destinations
 from natprobe.observation import Purpose
@@ -77,6 +77,7 @@ async def hold(
         there = [endpoint for endpoint in doors.endpoints if endpoint != local]
         began, wanted = loop.time(), there[:connections]
         await holder.open(wanted, lambda held: on_progress("open", held, len(wanted)))
+        again = await holder.try_again()
         opened = loop.time()
         if before_proof is not None:
             await before_proof()
@@ -93,6 +94,7 @@ async def hold(
             proof_s=loop.time() - proving,
             counted=holder.counted,
             room=doors.room,
+            again=again,
             steps=steps(holder.opened),
             failures=holder.failures,
             external=external(holder.mappings),
@@ -109,14 +111,19 @@ async def _knock(servers: Sequence[str], source: str | None) -> tuple[Doors, Add
         raise ValueError("no server was named")
     network = HostNetwork()
     versions = (parse_address(source).version,) if source else (4, 6)
-    contacted = [await _endpoint(network, server, versions) for server in servers]
+    resolved = await asyncio.gather(*(_endpoint(network, server, versions) for server in servers))
+    unresolved = [one for one in resolved if isinstance(one, str)]
+    contacted = [one for one in resolved if isinstance(one, Endpoint)]
+    if not contacted:
+        raise NameNotFound("; ".join(unresolved))
     contacted = [endpoint for endpoint in dict.fromkeys(contacted) if endpoint.version == contacted[0].version]
     address = parse_address(source) if source else await network.source_for(contacted[0])
     greet = partial(_greet, network, Endpoint(address, 0))
     found = await asyncio.gather(*map(greet, contacted))
-    told, unanswered = [one for one in found if isinstance(one, _Told)], [one for one in found if isinstance(one, str)]
+    told = [one for one in found if isinstance(one, _Told)]
+    unanswered = [*unresolved, *(one for one in found if isinstance(one, str))]
     if not told:
-        raise NoServerAnswered("; ".join(unanswered))
+        raise NoServerAnswered(f"{'; '.join(unanswered)}: name another server with -s")
     alternates = {alternate for one in told if (alternate := _alternate(one.server, contacted))}
     more = await asyncio.gather(*map(greet, alternates))
     return _doors([*told, *(one for one in more if isinstance(one, _Told))], unanswered), address
@@ -128,14 +135,18 @@ def _alternate(server: Server, contacted: Sequence[Endpoint]) -> Endpoint | None
     return next((listening for listening in server.listens if listening.address not in known), None)
 
 
-async def _endpoint(network: HostNetwork, server: str, versions: Sequence[int]) -> Endpoint:
-    host, port = split_host_port(server)
+async def _endpoint(network: HostNetwork, server: str, versions: Sequence[int]) -> Endpoint | str:
+    """Return where a server is, or why its name stands for no address."""
+    host, port = split_server(server)
     with suppress(ValueError):
         return Endpoint(parse_address(host), port or _STUN_PORT)
+    failures = []
     for version in versions:
-        with suppress(NameNotFound):
+        try:
             return Endpoint((await network.resolve(host, version))[0], port or _STUN_PORT)
-    raise NameNotFound(f"no address found for {host}")
+        except NameNotFound as failure:
+            failures.append(str(failure))
+    return failures[0]
 
 
 @dataclass(frozen=True, slots=True)
