@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from natprobe.errors import CannotRun, MalformedReport
 from natprobe.report import Report
@@ -115,7 +115,7 @@ def reserved(path: str | None) -> Iterator[Callable[[str], None]]:
 def _writer(target: Path, stack: ExitStack) -> Callable[[bytes], object]:
     """Return the way to write to a file; raises OSError where there is none."""
     try:
-        file = stack.enter_context(open(target, "wb", opener=_writing))  # noqa: SIM115 - the stack closes it
+        file = stack.enter_context(open(target, "wb", buffering=0, opener=_writing))  # noqa: SIM115 - the stack closes it
     except FileNotFoundError:
         _try_beside(target)
         return partial(_replace, target, None)
@@ -130,9 +130,9 @@ def _writer(target: Path, stack: ExitStack) -> Callable[[bytes], object]:
     return partial(_replace, target, status)
 
 
-def _write_through(file: BinaryIO, data: bytes) -> None:
-    file.write(data)
-    file.flush()
+def _write_through(file: FileIO, data: bytes) -> None:
+    while data:
+        data = data[file.write(data) or 0 :]
 
 
 def _beside(target: Path) -> Path:
