@@ -37,7 +37,7 @@ from natprobe.views import html, prediction, text
 from natprobe.views.evidence import in_words
 from natprobe.views.printable import printable
 from natprobe.views.summary import summary
-from natprobe.views.wording import blocks, ranges, value_in_words
+from natprobe.views.wording import blocks, heading, ranges, value_in_words
 
 EI, AD, PD, APD = (
     Dependence.ENDPOINT_INDEPENDENT,
@@ -282,6 +282,20 @@ def test_ranges_are_in_order_and_each_number_is_told_once() -> None:
 
 
 # --- the text ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_heading_names_each_server_once_and_few_of_many() -> None:
+    def named(*servers: tuple[str, str, Kind | None]) -> str:
+        found = tuple(ServerReport(name, Endpoint.parse(where), kind, None) for name, where, kind in servers)
+        return heading(replace(report(profile()), servers=found)).partition(" to ")[2]
+
+    both = ("both.test", "[2001:db8::1]:3478", None), ("both.test", "198.51.100.10:3478", Kind.NATPROBE)
+    assert named(*both, ("::ffff:198.51.100.10", "198.51.100.10:3478", Kind.NATPROBE)) == "both.test (natprobe)"
+    many = [
+        (f"s{number}", f"198.51.100.10:{number}", Kind.NATPROBE if number == 200 else None) for number in range(1, 201)
+    ]
+    expected = "s200 (natprobe), s1 (no answer), s2 (no answer), s3 (no answer) and 196 more"
+    assert named(*many) == expected
 
 
 def test_every_verdict_has_its_value_its_certainty_and_its_reason() -> None:
