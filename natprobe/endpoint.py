@@ -5,6 +5,7 @@ Knows nothing of sockets or packets.
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, final
@@ -141,6 +142,75 @@ class Endpoint:
     def __str__(self) -> str:
         zone = f"%{self.zone}" if self.zone else ""
         return f"[{self.address}{zone}]:{self.port}" if self.version == 6 else f"{self.address}:{self.port}"
+
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(//)?(?!\d+$)", re.IGNORECASE)
+_FOREIGN = {
+    "stuns": "STUN over TLS is what `natprobe turn` checks; name the server's plain port here, without `stuns:`",
+    "turn": "`natprobe turn` checks TURN servers; name the host alone here, without `turn:`, if it answers STUN too",
+    "turns": "`natprobe turn` checks TURN servers; name the host alone here, without `turns:`, if it answers STUN too",
+}
+_LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
+
+
+def split_server(text: str) -> tuple[str, int | None]:
+    """Split a server as users name it: what ``split_host_port`` takes, and ``stun:`` before it (RFC 7064).
+
+    Raises ValueError, with what to write instead, for any other URI and for a host that is no address and no name.
+    """
+    place = text.strip()
+    if (scheme := _SCHEME.match(place)) and not _is_ipv6(place):
+        name = scheme[1].lower()
+        if name in _FOREIGN:
+            raise ValueError(f"{text!r} is no HOST[:PORT]: {_FOREIGN[name]}")
+        if name == "stun":
+            place = place[scheme.end() :]
+        elif scheme[2]:
+            raise ValueError(f"{text!r} is no HOST[:PORT]: name the host alone, without `{scheme[0]}`")
+    for mark, what in (("?", "a query"), ("#", "a fragment"), ("/", "a path"), ("@", "a user")):
+        if mark in place:
+            raise ValueError(f"{text!r} has {what}, and is no HOST[:PORT]: leave out {mark!r} and what belongs to it")
+    host, port = split_host_port(place)
+    _check_host(host)
+    return host, port
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_host(host: str) -> None:
+    """Raise ValueError for what is neither an address nor a name (RFC 1123 §2.1, RFC 5890)."""
+    try:
+        ip_address(host)
+    except ValueError:
+        labels = host.removesuffix(".").split(".")
+        if len(labels) == 4 and all(label.isascii() and label.isdigit() for label in labels):
+            raise ValueError(f"{host!r} is no IPv4 address") from None
+        if ":" in host:
+            raise ValueError(f"{host!r} is no IPv6 address; one with a port is [ADDRESS]:PORT") from None
+        encoded = [_encoded(label, host) for label in labels]
+        if len(".".join(encoded)) > 253:
+            raise ValueError("the name of the host is longer than 253 letters") from None
+
+
+def _encoded(label: str, host: str) -> str:
+    """Return a label as it is asked for (RFC 3490 §4.1); raises ValueError where it is none."""
+    if not label:
+        raise ValueError(f"{host!r} is no host name: there is nothing between two dots")
+    try:
+        encoded = label if label.isascii() else label.encode("idna").decode()
+    except UnicodeError:
+        raise ValueError(f"{host!r} is no host name: {label!r} cannot be written in DNS") from None
+    if len(encoded) > 63:
+        raise ValueError(f"{host!r} is no host name: a part of it is longer than 63 letters")
+    if not _LABEL.fullmatch(encoded):
+        raise ValueError(f"{host!r} is no host name: letters, digits, hyphens and dots are")
+    return encoded
 
 
 def split_host_port(text: str) -> tuple[str, int | None]:

@@ -13,10 +13,10 @@ from functools import partial
 from typing import Any
 
 from natprobe.behaviour import Protocol
-from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
+from natprobe.endpoint import Address, Endpoint, Scope, parse_address, split_server
 from natprobe.errors import CannotRun, NameNotFound, NoServerAnswered
 from natprobe.network import Network
-from natprobe.observation import Exchange, Observation, Resolution
+from natprobe.observation import Exchange, Observation, Outcome, Resolution
 from natprobe.probes import Setting
 from natprobe.probes.control import ask_servers, try_closed_port
 from natprobe.probes.partner import meeting
@@ -31,6 +31,7 @@ from natprobe.system_errors import own_remedy
 from natprobe.version import VERSION
 
 STUN_PORT = 3478
+_NO_HOST = (Scope.UNSPECIFIED, Scope.MULTICAST, Scope.RESERVED)
 
 
 class Tier(IntEnum):
@@ -150,31 +151,42 @@ class _Run:
         """Return an endpoint for every server and IP version that has one. Raises NameNotFound where none has."""
         if not servers:
             raise ValueError("no server was named")
-        split = [split_host_port(server) for server in servers]
+        split = [split_server(server) for server in servers]
         asking = (self._addresses(host, port or STUN_PORT, versions) for host, port in split)
         failures: list[NameNotFound] = []
+        resolved: list[Endpoint] = []
         for server, found in zip(servers, await asyncio.gather(*asking), strict=True):
             endpoints = tuple(endpoint for endpoint in found if isinstance(endpoint, Endpoint))
-            failures += (failure for failure in found if isinstance(failure, NameNotFound))
-            self._record(Resolution(server, endpoints, None if endpoints else "no address found"))
-        resolved = [e for fact in self._observations if isinstance(fact, Resolution) for e in fact.endpoints]
+            failed = [failure for failure in found if isinstance(failure, NameNotFound)]
+            why = "; ".join(dict.fromkeys(map(str, failed)))
+            self._record(Resolution(server, endpoints, None if endpoints else why))
+            resolved += endpoints
+            failures += failed
         if not resolved:
             raise _no_address(servers, versions, failures)
         return list(dict.fromkeys(resolved))
 
     async def _addresses(self, host: str, port: int, versions: Sequence[int]) -> list[Endpoint | NameNotFound]:
-        """Return one address of a host for each IP version, so that names count alike, or why there is none."""
+        """Return one address of a host for each IP version, so that names count alike, or why there is none.
+
+        Raises ValueError for a literal address that no single host has.
+        """
         try:
             literal = Endpoint.of(host, port)
         except ValueError:
             return await asyncio.gather(*(self._first_address(host, port, version) for version in versions))
-        return [literal] if literal.version in versions else []
+        if literal.scope in _NO_HOST:
+            raise ValueError(f"{host} is a {literal.scope} address: name one host")
+        return [literal if literal.version in versions else NameNotFound(f"it is an IPv{literal.version} address")]
 
     async def _first_address(self, host: str, port: int, version: int) -> Endpoint | NameNotFound:
         try:
-            return Endpoint((await self._network.resolve(host, version))[0], port)
+            found = await self._network.resolve(host, version)
         except NameNotFound as failure:
             return failure
+        endpoints = (Endpoint(address, port) for address in found)
+        nobody = NameNotFound(f"{host} stands for {found[0]}, which is no address of a host")
+        return next((endpoint for endpoint in endpoints if endpoint.scope not in _NO_HOST), nobody)
 
     async def sources(self, servers: Sequence[Endpoint], source: Address | None) -> dict[int, Address]:
         """Return the local address to use for each IP version that has one. Raises CannotRun where none has."""
@@ -306,20 +318,20 @@ async def _together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
 
 
 def _no_address(servers: Sequence[str], versions: Sequence[int], failures: Sequence[NameNotFound]) -> NameNotFound:
-    """Return why no server has an address, in the resolver's words where the resolver is what failed."""
+    """Return why no server has an address, in the resolver's words, with what to do where the resolver has failed."""
     asked = " or ".join(f"IPv{version}" for version in versions)
-    none = f"no {asked} address found for {', '.join(servers)}"
-    for failure in failures:
-        if failure.advice:
-            return NameNotFound(f"{none} ({failure})", failure.advice)
-    return NameNotFound(none)
+    why = "; ".join(dict.fromkeys(map(str, failures)))
+    advice = next(filter(None, (failure.advice for failure in failures)), "")
+    return NameNotFound(f"no {asked} address found for {', '.join(servers)} ({why})", advice)
 
 
 def _why_none(report: Report) -> str:
-    """Return, in a line, who was asked and how each failed."""
+    """Return, in a line, which servers were asked and how each failed; an answer without an address is one too."""
+    exchanges = [fact for fact in report.observations if isinstance(fact, Exchange)]
     failures: dict[str, str] = {}
-    for fact in report.observations:
-        if isinstance(fact, Exchange):
-            failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", fact.failure)
-    told = "; ".join(f"{who}: {how}" for who, how in sorted(failures.items()))
+    for fact in exchanges:
+        failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", fact.failure)
+    told = "; ".join(f"{remote}: {how}" for remote, how in sorted(failures.items()))
+    if any(fact.outcome in (Outcome.ERROR, Outcome.UNREADABLE, Outcome.MISPLACED) for fact in exchanges):
+        return f"no server gave a usable answer ({told})"
     return f"no server answered ({told})"

@@ -189,7 +189,7 @@ def test_a_name_that_stands_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_name_can_do_nothing_to_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     test_a_name_that_stands_for_nothing(monkeypatch)
-    assert r"\x1b[2J" in failed_in_one_line(run("classify", "-s", "\x1b[2J.invalid"))
+    assert r"\x1b[2J" in failed_in_one_line(run("classify", "-s", "\x1b[2J.invalid"), status=2)
 
 
 def test_a_server_without_an_address_of_the_family_that_was_asked_for() -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from natprobe.endpoint import Endpoint, Scope, parse_address, scope_of, split_host_port
+from natprobe.endpoint import Endpoint, Scope, parse_address, scope_of, split_host_port, split_server
 
 endpoints = st.builds(Endpoint, st.ip_addresses(), st.integers(0, 0xFFFF))
 
@@ -45,6 +45,58 @@ def test_a_server_is_named_in_any_usual_way(text: str, host: str, port: int | No
 def test_what_is_no_server_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"host|port|address"):
         split_host_port(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("stun:stun.example.org:19302", "stun.example.org", 19302),
+        ("STUN://stun.example.org", "stun.example.org", None),
+        ("stun:127.0.0.1", "127.0.0.1", None),
+        ("stun:[2001:db8::1]:3478", "2001:db8::1", 3478),
+        ("stun:2001:db8::1", "2001:db8::1", None),
+        (" 127.0.0.1 ", "127.0.0.1", None),
+        ("stun:3478", "stun", 3478),  # a host of that name, as containers have them
+        ("turn:3478", "turn", 3478),
+        ("bücher.example", "bücher.example", None),
+        ("stun.example.org.", "stun.example.org.", None),
+        ("my_stun-1", "my_stun-1", None),
+        ("::ffff:198.51.100.10", "::ffff:198.51.100.10", None),
+    ],
+)
+def test_a_server_may_be_pasted_from_a_browsers_configuration(text: str, host: str, port: int | None) -> None:
+    assert split_server(text) == (host, port)
+
+
+@pytest.mark.parametrize(
+    ("text", "cure"),
+    [
+        ("stuns:stun.example.org", "without `stuns:`"),
+        ("turn:turn.example.org:3478", "natprobe turn"),
+        ("turns:turn.example.org", "natprobe turn"),
+        ("https://stun.example.org", "without `https://`"),
+        ("stun.example.org/path", "a path"),
+        ("stun:stun.example.org?transport=udp", "a query"),
+        ("user@stun.example.org", "a user"),
+        ("a..b", "nothing between two dots"),
+        (".", "nothing between two dots"),
+        ("x" * 70, "longer than 63"),
+        ("ü" * 70 + ".example", "cannot be written in DNS"),
+        (".".join(["x" * 60] * 5), "longer than 253"),
+        ("one.example two.example", "no host name"),
+        ("us\udcff.example", "no host name"),
+        ("-x.example", "no host name"),
+        ("256.1.1.1", "no IPv4 address"),
+        ("2001:db8::g", "no IPv6 address"),
+        ("", "names no host"),
+        ("stun:", "names no host"),
+        ("a\0b", "no host name"),
+    ],
+)
+def test_what_names_no_server_is_refused_with_the_cure(text: str, cure: str) -> None:
+    with pytest.raises(ValueError, match=r"(?s).") as refused:
+        split_server(text)
+    assert cure in str(refused.value)
 
 
 def test_a_mapped_address_is_the_ipv4_address_it_stands_for() -> None:

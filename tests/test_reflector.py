@@ -862,6 +862,79 @@ async def test_serving_says_where_and_what_it_cannot_do_and_ends_when_cancelled(
     assert said[1].startswith("One address only")
 
 
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("0.0.0.0", "stands for all addresses"),
+        ("::", "stands for all addresses"),
+        ("255.255.255.255", "reserved address, or the one for broadcasts"),
+        ("240.0.0.1", "reserved address"),
+        ("224.0.0.1", "multicast"),
+        ("ff02::1", "multicast"),
+        ("fe80::1", "link-local"),
+        ("::1%lo", "is no address that can be served"),
+        ("localhost", "is no address that can be served"),
+        ("", "is no address that can be served"),
+    ],
+)
+def test_what_no_host_can_serve_is_misuse_and_the_addresses_that_can_are_named(address: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why) as refused:
+        Reflector([address])
+    assert "this host has " in str(refused.value)
+    assert "127.0.0.1" in str(refused.value)
+
+
+async def test_a_networks_broadcast_address_is_refused_with_those_that_can_be_served() -> None:
+    before = descriptors()
+    with pytest.raises(AddressBusy, match=r"127\.255\.255\.255 is a broadcast address: this host has .*127\.0\.0\.1"):
+        async with Reflector(["127.255.255.255"]):
+            pass
+    assert descriptors() == before
+
+
+@pytest.mark.parametrize("ports", [(0,), (3478, 0), (70000,), (4000, 4000), (1, 2, 3)])
+def test_ports_that_are_none_or_not_different_are_misuse(ports: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="ports"):
+        Reflector(["127.0.0.1"], ports)
+
+
+def test_a_mapped_address_is_served_as_what_it_stands_for() -> None:
+    assert str(Reflector(["::ffff:127.0.0.1"]).site.addresses[0]) == "127.0.0.1"
+    with pytest.raises(ValueError, match=r"different addresses of an IP version, not 127\.0\.0\.1, 127\.0\.0\.1"):
+        Reflector(["127.0.0.1", "::ffff:127.0.0.1"])
+
+
+def test_a_private_address_is_warned_of() -> None:
+    assert "10.5.0.2 is private: clients outside" in " ".join(Reflector(["10.5.0.2"]).limits())
+    assert "private" not in " ".join(Reflector(["198.51.100.1"]).limits())
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (1, ["IPv4 and IPv6: One address only: whether"]),
+        (2, ["IPv4: No quiet address: filtering", "IPv6: One address only: whether"]),
+    ],
+)
+async def test_limits_are_told_once_and_for_each_ip_version(count: int, said: list[str]) -> None:
+    lines: asyncio.Queue[str] = asyncio.Queue()
+    ports = (free_port("::1"), free_port("::1"))
+    task = asyncio.get_running_loop().create_task(serve([*fresh(count), "::1"], ports, announce=lines.put_nowait))
+    assert (await lines.get()).startswith("serving ")
+    for line in said:
+        assert (await lines.get()).startswith(line)
+    assert lines.empty()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def free_port(address: str) -> int:
+    with socket.create_server((address, 0), family=socket.AF_INET6) as free:
+        port: int = free.getsockname()[1]
+        return port
+
+
 async def test_serving_nothing_is_misuse() -> None:
     with pytest.raises(ValueError, match="needs an address"):
         await serve([])

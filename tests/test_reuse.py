@@ -132,6 +132,25 @@ def test_enough_is_no_failure() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [(CLOSED, "the servers closed them"), ("ECONNRESET", "were reset"), (SILENCE, "the path is down"), ("EIO", "EIO")],
+)
+def test_the_reason_does_not_contradict_the_figure(error: str, how: str) -> None:
+    said = why_ended(holding(1, 2, wanted=2, alive=0, failures=failed(Stage.PROOF, error, count=2)))
+    assert said.startswith("all 2 that were asked for were opened, but 2 of them ")
+    assert how in said
+    fewer = why_ended(holding(1, 2, wanted=9, alive=1, failures=failed(Stage.PROOF, error, count=1)))
+    assert fewer.startswith("1 of them ")
+
+
+@pytest.mark.parametrize("error", [SILENCE, "ECONNREFUSED", "EHOSTUNREACH"])
+def test_what_gets_through_after_a_pause_was_no_limit_on_the_number(error: str) -> None:
+    said = why_ended(holding(1, 1, 1, again=2, failures=failed(Stage.HANDSHAKE, error)))
+    assert "2 got through when they were tried again after a pause: a limit on new connections in a second" in said
+    assert "no more get through" not in said
+
+
 def test_this_hosts_own_refusal_outweighs_the_networks() -> None:
     both = (*failed(Stage.HANDSHAKE, SILENCE), *failed(Stage.SOCKET, "EMFILE", count=1))
     assert why_ended(holding(1, 2, failures=both)).startswith("socket failed once (EMFILE), first at 4 held, towards")

@@ -37,7 +37,7 @@ from natprobe.views import html, prediction, text
 from natprobe.views.evidence import in_words
 from natprobe.views.printable import printable
 from natprobe.views.summary import summary
-from natprobe.views.wording import blocks, ranges, value_in_words
+from natprobe.views.wording import blocks, heading, ranges, value_in_words
 
 EI, AD, PD, APD = (
     Dependence.ENDPOINT_INDEPENDENT,
@@ -100,8 +100,8 @@ def words(rendered: str) -> str:
 
 # --- the summary ------------------------------------------------------------------------------------------------------
 
-NAT = "UDP gets through. Your NAT"
-NO_NAT = "UDP gets through. There is no NAT"
+NAT = "UDP gets through. For UDP, your NAT"
+NO_NAT = "UDP gets through. For UDP, there is no NAT"
 ONE_PORT = "all destinations one and the same port"
 IN = "not written to first."
 
@@ -128,7 +128,7 @@ IN = "not written to first."
         (profile(EI, EI, translated=False), f"{NO_NAT} and no firewall: anybody can reach you."),
         (profile(EI, APD, translated=False), f"{NO_NAT}, but a firewall lets nobody in who was {IN}"),
         (profile(EI, None, translated=False), f"{NO_NAT}, and whether there is a firewall is not known."),
-        (profile(None, None, translated=None), "UDP gets through. Whether there is a NAT is not known."),
+        (profile(None, None, translated=None), "UDP gets through. For UDP, whether there is a NAT is not known."),
         (profile(None, None, reachable=False), "UDP is blocked."),
         (profile(None, None, reachable=None), "Whether UDP gets through is not known."),
     ],
@@ -165,7 +165,53 @@ def test_both_protocols_are_told_apart_where_they_differ() -> None:
 
 def test_a_blocked_protocol_is_told_beside_the_open_one() -> None:
     (told,) = summary(report(profile(None, None, reachable=False), profile(EI, EI)))
-    assert told.startswith("TCP gets through, UDP is blocked. Your NAT")
+    assert told.startswith("TCP gets through, UDP is blocked. For TCP, your NAT")
+
+
+OPEN = profile(EI, EI, translated=False)
+PROFILES: dict[str, Profile | None] = {
+    "untested": None,
+    "blocked": profile(None, None, reachable=False),
+    "unknown": profile(None, None, reachable=None),
+    "open": OPEN,
+    "firewall": profile(EI, APD, translated=False),
+    "open to an unknown degree": profile(EI, None, translated=False),
+    "NAT": profile(EI, APD),
+    "symmetric NAT": profile(APD, APD),
+    "NAT or none": profile(None, None, translated=None),
+}
+
+
+@pytest.mark.parametrize("tcp", PROFILES)
+@pytest.mark.parametrize("udp", PROFILES)
+def test_no_sentence_speaks_of_one_protocol_as_of_both(udp: str, tcp: str) -> None:
+    """A claim about NAT or firewall without a protocol is one about both, and must be what each alone would be told."""
+    of = {"UDP": PROFILES[udp], "TCP": PROFILES[tcp]}
+    if udp == tcp == "untested":
+        return
+    (told,) = summary(report(of["UDP"], of["TCP"]))
+    reached, *claims = told.removesuffix(".").split(". ")
+    for name, one in of.items():
+        alone = {"UDP": report(one), "TCP": report(None, one)}[name]
+        own = summary(alone)[0].removesuffix(".").split(". ")[1:] if one else []
+        bare = {claim.removeprefix(f"For {name}, ").lower() for claim in own}
+        mine = {claim.removeprefix(f"For {name}, ").lower() for claim in claims if claim.startswith(f"For {name},")}
+        general = {claim.lower() for claim in claims if not claim.startswith("For ")}
+        assert mine | general == bare
+        assert (name in reached) == (one is not None)
+
+
+@pytest.mark.parametrize(
+    ("one", "told"),
+    [
+        (profile(None, None, reachable=likely(False)), "UDP and TCP are probably blocked."),
+        (profile(EI, likely(EI), translated=False), "no NAT and probably no firewall: anybody can probably reach you."),
+        (profile(EI, EI, translated=likely(False)), "There is probably no NAT and no firewall"),
+        (profile(EI, EI, translated=likely(True)), "There is probably a NAT: it gives"),
+    ],
+)
+def test_the_summary_is_no_surer_than_the_verdicts(one: Profile, told: str) -> None:
+    assert told in summary(report(one, one))[0]
 
 
 def test_both_blocked() -> None:
@@ -236,6 +282,20 @@ def test_ranges_are_in_order_and_each_number_is_told_once() -> None:
 
 
 # --- the text ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_heading_names_each_server_once_and_few_of_many() -> None:
+    def named(*servers: tuple[str, str, Kind | None]) -> str:
+        found = tuple(ServerReport(name, Endpoint.parse(where), kind, None) for name, where, kind in servers)
+        return heading(replace(report(profile()), servers=found)).partition(" to ")[2]
+
+    both = ("both.test", "[2001:db8::1]:3478", None), ("both.test", "198.51.100.10:3478", Kind.NATPROBE)
+    assert named(*both, ("::ffff:198.51.100.10", "198.51.100.10:3478", Kind.NATPROBE)) == "both.test (natprobe)"
+    many = [
+        (f"s{number}", f"198.51.100.10:{number}", Kind.NATPROBE if number == 200 else None) for number in range(1, 201)
+    ]
+    expected = "s200 (natprobe), s1 (no answer), s2 (no answer), s3 (no answer) and 196 more"
+    assert named(*many) == expected
 
 
 def test_every_verdict_has_its_value_its_certainty_and_its_reason() -> None:

@@ -32,8 +32,10 @@ def _status() -> int:
     """Run the command and return its exit status."""
     try:
         from natprobe.cli.application import application
+        from natprobe.cli.running import with_standard_streams
 
-        application(*sys.argv[1:2])()
+        with with_standard_streams():
+            application(*sys.argv[1:2])()
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except KeyboardInterrupt:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from natprobe.cli.lean import group
+from natprobe.cli.running import failing_plainly
+from natprobe.cli.terminal import emit
 from natprobe.version import VERSION
 
 _COMMANDS = ("classify", "explain", "predict", "turn", "reuse", "reflect", "lab", "demo")
@@ -24,7 +26,8 @@ def application(chosen: str | None = None) -> typer.Typer:
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"natprobe {VERSION}")
+        with failing_plainly():
+            emit(f"natprobe {VERSION}\n")
         raise typer.Exit
 
 

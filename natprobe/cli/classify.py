@@ -11,12 +11,12 @@ import typer
 
 import natprobe
 from natprobe.behaviour import Protocol
-from natprobe.cli.files import reserved
 from natprobe.cli.interrupt import run
 from natprobe.cli.lean import add, port_number
-from natprobe.cli.showing import page, show
-from natprobe.cli.terminal import Progress
+from natprobe.cli.showing import output
+from natprobe.cli.terminal import Progress, note
 from natprobe.descriptors import raise_file_limit
+from natprobe.observation import Resolution
 from natprobe.public import default_servers
 
 _FILES = 4096
@@ -48,8 +48,10 @@ def classify(
     quick: Annotated[bool, typer.Option("--quick", help="Leave out all but mapping and filtering.")] = False,
     deep: Annotated[bool, typer.Option("--deep", help="Take the time, and the packets, to be sure.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-    html: Annotated[str | None, typer.Option(metavar="FILE", help="Write a page for a browser too.")] = None,
-    save: Annotated[str | None, typer.Option(metavar="FILE", help="Write the JSON too: `explain` reads it.")] = None,
+    html: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Write a page for a browser too; - for stdout.")
+    ] = None,
+    save: Annotated[str | None, typer.Option(metavar="FILE", help="Write the JSON too; - for stdout.")] = None,
     verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the evidence.")] = False,
 ) -> None:
     """Tell what the NATs and firewalls on the way do to UDP and TCP.
@@ -60,7 +62,7 @@ def classify(
     versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
     local_port = port_number(port)
     raise_file_limit(_FILES)
-    with reserved(save) as write_json, reserved(html) as write_page:
+    with output(json=json, verbose=verbose, html=html, save=save) as show:
         with Progress() as progress:
             report = run(
                 natprobe.classify(
@@ -75,10 +77,10 @@ def classify(
                     on_progress=progress.say if json else _meanwhile("natprobe.views.text", progress.say),
                 )
             )
-        write_json(report.dumps() + "\n")
-        if html:
-            write_page(page(report))
-    show(report, json=json, verbose=verbose)
+        for fact in report.observations:
+            if isinstance(fact, Resolution) and fact.error:
+                note(f"natprobe: {fact.name} is left out: {fact.error}")
+        show(report)
 
 
 def _meanwhile(module: str, say: Callable[[str], None]) -> Callable[[str], None]:

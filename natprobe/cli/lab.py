@@ -201,11 +201,12 @@ def _show(run: Run, *, json: bool, verbose: bool) -> None:
         return
     emit(_side_by_side(run))
     if verbose:
-        from natprobe.cli.showing import show
+        from natprobe.cli.showing import output
         from natprobe.report import Report
 
         emit("\n")
-        show(Report.loads(run.report), json=False, verbose=True)
+        with output(json=False, verbose=True) as show:
+            show(Report.loads(run.report))
 
 
 def _side_by_side(run: Run) -> str:

@@ -74,8 +74,8 @@ def add(app: typer.Typer, name: str, command: Callable[..., None], implied: Mapp
     app.command(name, cls=kind)(failing_plainly()(command))
 
 
-def port_number(text: str) -> int:
+def port_number(text: str, option: str = "--port") -> int:
     """Return the number of a port, 0 for any. Raises typer.BadParameter where it is none."""
     if not (text.isascii() and text.isdigit() and int(text) <= 0xFFFF):
-        raise typer.BadParameter(f"{text!r} is no port number", param_hint="--port")
+        raise typer.BadParameter(f"{text!r} is no port number", param_hint=option)
     return int(text)

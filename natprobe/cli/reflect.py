@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +14,7 @@ from natprobe.cli.terminal import note
 from natprobe.errors import CannotRun
 
 if TYPE_CHECKING:
+    from natprobe.endpoint import Address
     from natprobe.page.server import Page
 
 
@@ -52,20 +53,22 @@ def reflect(
     a range of ports, and the limit of open files is raised as far as this user may.
     """
     from natprobe.reflector import serve
+    from natprobe.reflector.addresses import servable
     from natprobe.reflector.server import PORTS
 
     ports = tuple(map(port_number, port)) if port else PORTS
     many = _port_range(destinations) if destinations else range(0)
-    serving = partial(serve, address, ports, compat, note, many, overlap=overlap)
-    run(serving() if web is None else _beside(_page(address, web), serving))
+    addresses = servable(address)
+    serving = partial(serve, addresses, ports, compat, note, many, overlap=overlap)
+    run(serving() if web is None else _beside(_page(addresses, web), serving))
 
 
-def _page(addresses: list[str], port: str) -> Page:
+def _page(addresses: Sequence[Address], port: str) -> Page:
     try:
         from natprobe.page.server import Page
     except ModuleNotFoundError as missing:
         raise CannotRun(f"--web needs {missing.name}: pip install 'natprobe[web]'") from None
-    return Page(addresses, port_number(port))
+    return Page(addresses, port_number(port, "--web"))
 
 
 async def _beside(page: Page, serving: Callable[[], Awaitable[None]]) -> None:
@@ -76,7 +79,7 @@ async def _beside(page: Page, serving: Callable[[], Awaitable[None]]) -> None:
 
 def _port_range(text: str) -> range:
     low, dash, high = text.partition("-")
-    ports = range(port_number(low), port_number(high) + 1) if dash else range(0)
+    ports = range(port_number(low, "--destinations"), port_number(high, "--destinations") + 1) if dash else range(0)
     if not ports or 0 in ports:
         raise typer.BadParameter(f"{text!r} is no range of ports: 5000-5999 is one", param_hint="--destinations")
     return ports

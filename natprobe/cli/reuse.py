@@ -101,8 +101,9 @@ def _as_text(holding: Holding, carries: Capacity) -> str:
 
     counted = "" if holding.counted is None else f"; the reflectors counted {holding.counted:,} at once"
     rate = holding.opened / holding.opening_s if holding.opening_s else 0
+    answered = "each answered" if holding.alive else "none answered"
     lines = [
-        f"{holding.alive:,} TCP connections from {holding.local}, each answered after the last was opened{counted}",
+        f"{holding.alive:,} TCP connections from {holding.local}, {answered} after the last was opened{counted}",
         "",
         f"  ended    {why_ended(holding)}",
         f"  outside  {outside(holding)}",

@@ -1,10 +1,16 @@
-"""Where a command writes to: the result to stdout, everything else to stderr, colour and motion to terminals only."""
+"""Where a command writes to: the result to stdout, everything else to stderr, colour and motion to terminals only.
+
+A service may have started natprobe without one of the standard streams, or with one that takes nothing. A result that
+cannot be written is a failure; what cannot be written to stderr is lost, and changes nothing.
+"""
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sys
+from contextlib import suppress
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -15,32 +21,77 @@ _WIDEST = 100
 """Longer lines are hard to read."""
 
 
+def occupy_closed_descriptors() -> None:
+    """Have each standard descriptor that is closed lead to /dev/null, for other programs that are started too.
+
+    Otherwise the first socket gets its number, and whatever writes to the standard stream sends that to a server.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            # The lowest free number is this one, for those below it are taken by now.
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+
+
 def emit(text: str) -> None:
-    """Write a result to stdout, and see it off. Whoever closed the pipe has read enough: that is no failure."""
+    """Write a result to stdout, and flush it. A reader that closed the pipe has read enough: that is no failure.
+
+    Raises CannotRun where stdout takes nothing.
+    """
     try:
-        sys.stdout.write(_encodable(text, sys.stdout))
-        sys.stdout.flush()
+        _write(text, sys.stdout)
     except BrokenPipeError:
-        # Python flushes once more at its end, and would complain then.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as full:
-        raise CannotRun(f"the result cannot be written: {full.strerror}") from None
+        pass
+    except OSError as wrong:
+        raise unwritable(wrong) from None
+
+
+def unwritable(wrong: OSError) -> CannotRun:
+    """Return the failure to report where the result could not be written to stdout."""
+    why = (wrong.strerror or str(wrong)).lower()
+    return CannotRun(f"cannot write the result to stdout: {why}; redirect stdout to a file that has room")
 
 
 def note(text: str) -> None:
-    """Write a line to stderr, whatever strangers have put into it."""
-    sys.stderr.write(_encodable(printable(text), sys.stderr) + "\n")
-    sys.stderr.flush()
+    """Write a line to stderr, with every character that could act on the terminal shown as an escape."""
+    _try_to_write(printable(text) + "\n")
 
 
-def _encodable(text: str, stream: TextIO) -> str:
+def _try_to_write(text: str) -> None:
+    with suppress(OSError):
+        _write(text, sys.stderr)
+
+
+def _write(text: str, stream: TextIO | None) -> None:
+    """Write to a stream what its encoding can carry. Raises OSError where it takes nothing, or is not there."""
+    if stream is None or stream.closed:  # Python has None for a descriptor that was closed at its start
+        raise OSError(errno.EBADF, "it is closed")
     encoding = stream.encoding or "utf-8"
-    return text.encode(encoding, "replace").decode(encoding)
+    try:
+        stream.write(text.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    except OSError:
+        discard(stream)
+        raise
 
 
-def colourful(stream: TextIO) -> bool:
+def discard(stream: TextIO | None) -> None:
+    """Have what is left in a stream's buffer go nowhere: Python flushes once more at its end, and would fail again."""
+    with suppress(AttributeError, OSError, ValueError):  # not there, without a descriptor, or closed
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())  # type: ignore[union-attr]
+        os.close(null)
+
+
+def colourful(stream: TextIO | None) -> bool:
     """Return whether escape sequences may be written to ``stream`` (https://no-color.org)."""
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return _is_terminal(stream) and not os.environ.get("NO_COLOR")
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Return whether ``stream`` leads to a terminal that knows escape sequences."""
+    return stream is not None and not stream.closed and stream.isatty() and os.environ.get("TERM") != "dumb"
 
 
 def coloured(text: str, *, good: bool) -> str:
@@ -57,7 +108,7 @@ class Progress:
     """One line on stderr that says what is going on: on a terminal only, and gone at the end of the block."""
 
     def __init__(self) -> None:
-        self._possible = sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._possible = _is_terminal(sys.stderr)
         self._shown = False
 
     def __enter__(self) -> Self:
@@ -72,5 +123,4 @@ class Progress:
         """Replace the line."""
         if self._possible and (phrase or self._shown):
             self._shown = bool(phrase)
-            sys.stderr.write("\r\x1b[2K" + _encodable(printable(phrase)[: width() - 1], sys.stderr))
-            sys.stderr.flush()
+            _try_to_write("\r\x1b[2K" + printable(phrase)[: width() - 1])

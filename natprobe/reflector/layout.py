@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from natprobe.endpoint import Address, Endpoint
+from natprobe.endpoint import Address, Endpoint, Scope, scope_of
 from natprobe.extensions import Site, Source
 from natprobe.stun import Change
 
@@ -30,11 +30,14 @@ class Layout:
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.addresses) <= 3 or len(set(self.addresses)) != len(self.addresses):
-            raise ValueError("a reflector has one, two or three different addresses")
+            named = ", ".join(map(str, self.addresses)) or "none"
+            raise ValueError(f"a reflector has one, two or three different addresses of an IP version, not {named}")
         if len({address.version for address in self.addresses}) > 1:
             raise ValueError("the addresses of a reflector are all IPv4 or all IPv6")
         if not 1 <= len(self.ports) <= 2 or len(set(self.ports)) != len(self.ports):
-            raise ValueError("a reflector has one or two different ports")
+            raise ValueError(f"a reflector has one or two different ports, not {', '.join(map(str, self.ports))}")
+        if not all(0 < port <= 0xFFFF for port in self.ports):
+            raise ValueError("the ports of a reflector are fixed, from 1 to 65535: 0 would be another one each time")
         if len(self.quiet_ports) != len(self.addresses):
             raise ValueError("a reflector has one quiet port for each address")
         if any(port in self.destinations for port in self.ports):
@@ -95,6 +98,12 @@ class Layout:
             found.append("One address only: whether mapping and filtering depend on the address cannot be tested.")
         elif len(self.addresses) == 2:
             found.append("No quiet address: filtering is tested from addresses that clients also send to.")
+        private = [str(a) for a in self.addresses if scope_of(a) in (Scope.PRIVATE, Scope.SHARED)]
+        if private:
+            found.append(
+                f"{' and '.join(private)} {'are' if len(private) > 1 else 'is'} private: clients outside this network "
+                "cannot be answered from there; serve on a public address of this host for them."
+            )
         if len(self.ports) == 1:
             found.append("One port only: whether mapping depends on the port cannot be tested.")
         return found

@@ -21,8 +21,9 @@ from typing import Self
 
 from natprobe import stun
 from natprobe.descriptors import file_limit, raise_file_limit
-from natprobe.endpoint import Address, Endpoint, parse_address
+from natprobe.endpoint import Address, Endpoint
 from natprobe.errors import AddressBusy, CannotRun
+from natprobe.reflector.addresses import check_own, own_addresses, servable
 from natprobe.reflector.budget import Budget, Rates
 from natprobe.reflector.layout import Layout
 from natprobe.reflector.rules import Outgoing, Rules
@@ -64,7 +65,7 @@ class Reflector:
         overlap: bool = False,
         rates: Rates | None = None,
     ) -> None:
-        parsed = tuple(parse_address(address) if isinstance(address, str) else address for address in addresses)
+        parsed = servable(addresses)
         self._layout = Layout(parsed, tuple(ports), (0,) * len(parsed), destinations)
         self._compat = compat
         self._overlap = overlap
@@ -121,6 +122,7 @@ class Reflector:
     def _bind_datagrams(self) -> None:
         for address, port in itertools.product(self._layout.addresses, self._layout.ports):
             self._open(Endpoint(address, port))
+            check_own(address)
         quiet = [self._open(Endpoint(address, 0)).port for address in self._layout.addresses]
         self._layout = replace(self._layout, quiet_ports=tuple(quiet))
 
@@ -202,7 +204,7 @@ async def serve(
     When all is bound ``announce`` gets a line that begins with ``serving``, then one for each thing that clients
     cannot test here. Raises AddressBusy or ValueError as Reflector does.
     """
-    parsed = [parse_address(address) if isinstance(address, str) else address for address in addresses]
+    parsed = servable(addresses)
     families = [[a for a in parsed if a.version == version] for version in (4, 6)]
     async with contextlib.AsyncExitStack() as stack:
         reflectors = [
@@ -216,11 +218,20 @@ async def serve(
             raise ValueError("a reflector needs an address")
         listening = (str(endpoint) for reflector in reflectors for endpoint in reflector.site.listening)
         many = (_told(reflector) for reflector in reflectors if destinations)
-        limits = (limit for reflector in reflectors for limit in reflector.limits())
+        limits = _by_family([reflector.site for reflector in reflectors])
         for line in ("serving " + ", ".join(listening) + " (UDP and TCP)", *many, *limits):
             if announce is not None:
                 announce(line)
         await asyncio.get_running_loop().create_future()
+
+
+def _by_family(sites: Sequence[Layout]) -> list[str]:
+    """Return what cannot be tested, each once, and for which IP versions where there are two."""
+    versions: dict[str, list[str]] = {}
+    for site in sites:
+        for limit in site.limits():
+            versions.setdefault(limit, []).append(f"IPv{site.addresses[0].version}")
+    return [limit if len(sites) == 1 else f"{' and '.join(of)}: {limit}" for limit, of in versions.items()]
 
 
 def _bound(local: Endpoint, kind: socket.SocketKind) -> socket.socket:
@@ -267,7 +278,7 @@ def _busy(local: Endpoint, kind: socket.SocketKind, error: OSError) -> CannotRun
     protocol = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
     match error.errno:
         case errno.EADDRNOTAVAIL:
-            return AddressBusy(f"{local.address} is not an address of this host; `ip address` lists those that are")
+            return AddressBusy(f"{local.address} is not an address of this host: {own_addresses()}")
         case errno.EADDRINUSE if local.port:
             return AddressBusy(f"port {local.port} of {local.address} is in use ({protocol}); --port chooses another")
         case errno.EACCES if 0 < local.port < 1024:

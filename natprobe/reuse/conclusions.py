@@ -22,6 +22,12 @@ _ADVICE: dict[tuple[Stage, str], str] = {
     (Stage.HANDSHAKE, "EHOSTUNREACH"): "refused with ICMP: so a NAT may tell that a limit is reached (RFC 6888 §4)",
     (Stage.HANDSHAKE, "EACCES"): "refused with ICMP, administratively: so a NAT may tell that a limit is reached",
 }
+_ENDS = {
+    CLOSED: "ended before they were asked again: the servers closed them, which natprobe's reflectors do not",
+    "ECONNRESET": "were reset before they were asked again, by the servers or by something on the way",
+    "EPIPE": "ended before they were asked again: the servers closed them",
+    SILENCE: "are silent: the path is down, or something on it has forgotten them",
+}
 _TELLING = 1e-3
 _NO_MEMORY = ("ENOMEM", "ENOBUFS")
 
@@ -53,15 +59,27 @@ def _ports(holding: Holding, connections: int) -> str:
 
 def why_ended(holding: Holding) -> str:
     """Return why there are not more connections, and what to do about it."""
-    if holding.opened >= holding.wanted:
+    if holding.alive >= holding.wanted:
         return f"as many as were asked for ({holding.wanted:,})"
+    if holding.opened >= holding.wanted:
+        return f"all {holding.opened:,} that were asked for were opened, but {_lost(holding)}"
     last = _telling(holding)
     if last is None:
-        return f"there is one connection to each of the {holding.destinations:,} destinations: {_MORE}"
+        told = f"there is one connection to each of the {holding.destinations:,} destinations: {_MORE}"
+        return told if holding.alive == holding.opened else f"{_lost(holding)}; besides, {told}"
     seen = (
         f"{last.stage} failed {_times(last.count)} ({last.error}), first at {last.held:,} held, towards {last.remote}"
     )
     return f"{seen}: {_reason(holding, last)}"
+
+
+def _lost(holding: Holding) -> str:
+    """Return what became of the connections that were opened and gave no second answer."""
+    count = holding.opened - holding.alive
+    proofs = [failure for failure in holding.failures if failure.stage is Stage.PROOF]
+    last = max(proofs, key=lambda failure: failure.count, default=None)
+    how = _ENDS.get(last.error, f"failed ({last.error})") if last else "did not answer again"
+    return f"{count:,} of them {how}"
 
 
 def _telling(holding: Holding) -> Failure | None:
@@ -73,6 +91,11 @@ def _telling(holding: Holding) -> Failure | None:
 def _reason(holding: Holding, failure: Failure) -> str:
     if failure.error in _NO_MEMORY:
         return "this host has no memory left for sockets"
+    if holding.again and failure.stage in (Stage.HANDSHAKE, Stage.EXCHANGE):
+        return (
+            f"{holding.again:,} got through when they were tried again after a pause: a limit on new connections in a "
+            "second, as against SYN floods, or packet loss, and no limit on their number"
+        )
     if advice := _ADVICE.get((failure.stage, failure.error)):
         return advice
     if failure.error in (CLOSED, "ECONNRESET") and holding.room is not None and holding.opened >= holding.room:
@@ -84,10 +107,11 @@ def _reason(holding: Holding, failure: Failure) -> str:
 
 def _limit_on_the_way(holding: Holding) -> str:
     if not holding.alive:
-        return "nothing is left of those that were open either: the path is down, or something on it was reset"
+        return f"nothing is left of those that were open either: {_lost(holding)}"
     if holding.alive < holding.opened:
         return (
-            f"and only {holding.alive:,} of {holding.opened:,} that were open lived on: the path itself is in trouble"
+            f"and only {holding.alive:,} of {holding.opened:,} that were open lived on: the path itself is in trouble, "
+            f"for {_lost(holding)}"
         )
     told = f"no more get through, while all {holding.opened:,} that were open lived on"
     if holding.translated and holding.opened > 1 and holding.external_ports == holding.opened:

@@ -100,7 +100,8 @@ class Holding:
 
     ``opened`` of those ``wanted`` were up when the last one was; ``alive`` of these exchanged data after that.
     ``counted`` is how many the reflectors saw alive at once (None where none counts), ``room`` how many they have room
-    for (None: they do not say), ``destinations`` how many endpoints there were to connect to. ``unanswered`` are the
+    for (None: they do not say), ``again`` how many failed and got through when tried once more after a pause,
+    ``destinations`` how many endpoints there were to connect to. ``unanswered`` are the
     servers that did not answer, each with how.
     """
 
@@ -114,6 +115,7 @@ class Holding:
     proof_s: float
     counted: int | None = None
     room: int | None = None
+    again: int = 0
     steps: tuple[Step, ...] = ()
     failures: tuple[Failure, ...] = ()
     external: tuple[External, ...] = ()

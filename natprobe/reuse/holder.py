@@ -34,6 +34,10 @@ ANSWER_PATIENCE = 10.0
 """Seconds for an answer: a server with thousands of connections may have others to see to."""
 GIVE_UP = 16
 """Failures without a success between them after which no more are tried."""
+AGAIN = 4
+"""Connections that are tried once more, where the network refused some."""
+PAUSE = 1.0
+"""Seconds before that: every usual limit on new connections has room for a few by then."""
 _RESET = struct.pack("ii", 1, 0)
 _ROOM = 108  # in a request, for all that its reply may hold
 
@@ -75,6 +79,7 @@ class Holder:
         self._failures: dict[tuple[Stage, str], Failure] = {}
         self._in_a_row = 0
         self._ended = False
+        self._refused: list[Endpoint] = []
         self._group = group_attribute(os.urandom(16))
         self._counts: dict[bytes, int] = {}
         self._loop = asyncio.get_running_loop()
@@ -111,6 +116,8 @@ class Holder:
             except _Failed as failed:
                 self._note(failed, remote)
                 self._ended |= failed.stage.final
+                if failed.stage in (Stage.HANDSHAKE, Stage.EXCHANGE):
+                    self._refused.append(remote)
                 self._in_a_row += 1
                 if self._in_a_row >= GIVE_UP:
                     raise _NoMore from None
@@ -120,6 +127,19 @@ class Holder:
             await self._work(open_one, (remote for remote in remotes if not self._ended))
         except* _NoMore:
             pass
+
+    async def try_again(self) -> int:
+        """Try a few of those that the network refused once more, after a pause, and return how many got through.
+
+        A limit on how many connections there may be refuses these too; one on new connections in a second does not.
+        """
+        if self._ended or not self._refused:
+            return 0
+        before = len(self._held)
+        await asyncio.sleep(PAUSE)
+        self._in_a_row = 0
+        await self.open(self._refused[-AGAIN:], lambda _: None)
+        return len(self._held) - before
 
     async def prove(self, on_progress: Callable[[int], None]) -> None:
         """Ask on every connection once more, now that all are open, and count the answers."""

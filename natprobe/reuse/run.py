@@ -11,7 +11,7 @@ from functools import partial
 
 from natprobe.conversation import Conversation
 from natprobe.descriptors import raise_file_limit
-from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
+from natprobe.endpoint import Address, Endpoint, parse_address, split_server
 from natprobe.errors import CannotRun, MalformedMessage, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.extensions import Destinations, Extension, cookie_attribute, filler_attribute, read_destinations
 from natprobe.observation import Purpose
@@ -78,6 +78,7 @@ async def hold(
         there = [endpoint for endpoint in doors.endpoints if endpoint != local]
         began, wanted = loop.time(), there[:connections]
         await holder.open(wanted, lambda held: on_progress("open", held, len(wanted)))
+        again = await holder.try_again()
         opened = loop.time()
         if before_proof is not None:
             await before_proof()
@@ -94,6 +95,7 @@ async def hold(
             proof_s=loop.time() - proving,
             counted=holder.counted,
             room=doors.room,
+            again=again,
             steps=steps(holder.opened),
             failures=holder.failures,
             external=external(holder.mappings),
@@ -110,14 +112,19 @@ async def _knock(servers: Sequence[str], source: str | None) -> tuple[Doors, Add
         raise ValueError("no server was named")
     network = HostNetwork()
     versions = (parse_address(source).version,) if source else (4, 6)
-    named = [endpoint for server in servers for endpoint in await _endpoints(network, server, versions)]
+    resolved = await asyncio.gather(*(_endpoints(network, server, versions) for server in servers))
+    unresolved = [one for one in resolved if isinstance(one, NameNotFound)]
+    named = [endpoint for one in resolved if not isinstance(one, NameNotFound) for endpoint in one]
+    if not named:
+        raise NameNotFound("; ".join(map(str, unresolved)), next(filter(None, (one.advice for one in unresolved)), ""))
     address = parse_address(source) if source else await _source(network, named)
     contacted = [endpoint for endpoint in dict.fromkeys(named) if endpoint.version == address.version]
     if not contacted:
         raise NoRoute(f"no route from {address} to {named[0].address}: they are of different IP versions")
     greet = partial(_greet, network, Endpoint(address, 0))
     found = await asyncio.gather(*map(greet, contacted))
-    told, unanswered = [one for one in found if isinstance(one, _Told)], [one for one in found if isinstance(one, str)]
+    told = [one for one in found if isinstance(one, _Told)]
+    unanswered = [*map(str, unresolved), *(one for one in found if isinstance(one, str))]
     if not told:
         reasons = "; ".join(unanswered)
         raise NoServerAnswered(reasons, own_remedy(reasons))
@@ -143,9 +150,9 @@ async def _source(network: HostNetwork, servers: Sequence[Endpoint]) -> Address:
     raise failures[0]
 
 
-async def _endpoints(network: HostNetwork, server: str, versions: Sequence[int]) -> list[Endpoint]:
-    """Return the endpoint of a server for each IP version in which it has one. Raises NameNotFound where none."""
-    host, port = split_host_port(server)
+async def _endpoints(network: HostNetwork, server: str, versions: Sequence[int]) -> list[Endpoint] | NameNotFound:
+    """Return the endpoint of a server for each IP version in which it has one, or why there is none."""
+    host, port = split_server(server)
     with suppress(ValueError):
         return [Endpoint.of(host, port or _STUN_PORT)]
     found: list[Endpoint] = []
@@ -155,9 +162,7 @@ async def _endpoints(network: HostNetwork, server: str, versions: Sequence[int])
             found.append(Endpoint((await network.resolve(host, version))[0], port or _STUN_PORT))
         except NameNotFound as failure:
             failures.append(failure)
-    if not found:
-        raise next((failure for failure in failures if failure.advice), failures[0])
-    return found
+    return found or next((failure for failure in failures if failure.advice), failures[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from natprobe.behaviour import Certainty, Dependence, Verdict
+from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict
 from natprobe.inference import Profile
 from natprobe.inference.facts import listing
 from natprobe.report import Family, Report
@@ -41,22 +41,30 @@ def _family(family: Family) -> str:
 
 
 def _reached(family: Family) -> str:
-    def over(reachable: bool | None) -> list[str]:
-        return [protocol.upper() for protocol, profile in family.profiles if profile.reachable.value is reachable]
+    """Return what gets through; each claim with how sure it is."""
+    names: dict[tuple[bool | None, Certainty], list[str]] = {}
+    for protocol, profile in family.profiles:
+        names.setdefault((profile.reachable.value, profile.reachable.certainty), []).append(protocol.upper())
+    found = sorted(names.items(), key=lambda item: _ORDER.index(item[0][0]))
+    return _sentence(", ".join(_gets(listing(who), len(who) > 1, *how) for how, who in found))
 
-    through, blocked, unknown = over(True), over(False), over(None)
-    clauses = [
-        f"{listing(through)} {'get' if len(through) > 1 else 'gets'} through" if through else "",
-        f"{listing(blocked)} {'are' if len(blocked) > 1 else 'is'} blocked" if blocked else "",
-        f"whether {listing(unknown)} {'get' if len(unknown) > 1 else 'gets'} through is not known" if unknown else "",
-    ]
-    return _sentence(", ".join(filter(None, clauses)))
+
+_ORDER = (True, False, None)
+
+
+def _gets(who: str, several: bool, through: bool | None, certainty: Certainty) -> str:
+    if through is None:
+        return f"whether {who} {'get' if several else 'gets'} through is not known"
+    hedge = _HEDGES[certainty]
+    if through:
+        return f"{who} {hedge}{'get' if several else 'gets'} through"
+    return f"{who} {'are' if several else 'is'} {hedge}blocked"
 
 
 def _nats(family: Family) -> Iterable[str]:
-    """Return a sentence for each protocol that gets through, or one for both where it is the same."""
+    """Return a sentence for each protocol that gets through, or one for both where both do and it is the same."""
     told = {protocol: _nat(profile) for protocol, profile in family.profiles if profile.reachable.value}
-    if len(set(told.values())) == 1:
+    if len(told) == len(Protocol) and len(set(told.values())) == 1:
         return [_sentence(text) for text in set(told.values())]
     return [f"For {protocol.upper()}, {text}." for protocol, text in told.items()]
 
@@ -64,17 +72,20 @@ def _nats(family: Family) -> Iterable[str]:
 def _nat(profile: Profile) -> str:
     if profile.translated.value is None:
         return "whether there is a NAT is not known"
+    hedge = _HEDGES[profile.translated.certainty]
     if profile.translated.value is False:
-        return f"there is no NAT{_firewall(profile.filtering)}"
-    return f"your NAT {_mapping(profile.mapping)}, {_filtering(profile.filtering)}"
+        return f"there is {hedge}no NAT{_firewall(profile.filtering)}"
+    nat = f"there is {hedge}a NAT: it" if hedge else "your NAT"
+    return f"{nat} {_mapping(profile.mapping)}, {_filtering(profile.filtering)}"
 
 
 def _firewall(filtering: Verdict[Dependence]) -> str:
     if filtering.value is None:
         return ", and whether there is a firewall is not known"
+    hedge = _HEDGES[filtering.certainty]
     if filtering.value is Dependence.ENDPOINT_INDEPENDENT:
-        return " and no firewall: anybody can reach you"
-    return f", but a firewall {_HEDGES[filtering.certainty]}{_LETS_IN[filtering.value]}"
+        return f" and {hedge}no firewall: anybody can {hedge}reach you"
+    return f", but a firewall {hedge}{_LETS_IN[filtering.value]}"
 
 
 def _mapping(mapping: Verdict[Dependence]) -> str:

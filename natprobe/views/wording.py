@@ -45,8 +45,24 @@ class Block:
 def heading(report: Report) -> str:
     """Return when and from where was measured, and against which servers."""
     sources = listing(filter(None, (report.vantage.ipv4, report.vantage.ipv6))) or "an unknown address"
-    servers = listing(f"{server.name} ({server.kind or 'no answer'})" for server in report.servers) or "no server"
+    servers = listing(_servers(report)) or "no server"
     return f"{report.started:%Y-%m-%d %H:%M} {report.started.tzname()}, from {sources} to {servers}"
+
+
+_NAMED = 4
+"""Servers that are named one by one; the others are counted."""
+
+
+def _servers(report: Report) -> list[str]:
+    """Return the servers in words: each once, whatever its names and addresses, and those that answered first."""
+    names: dict[str, str | None] = {}
+    known: dict[Endpoint, str] = {}
+    for server in report.servers:
+        name = known.setdefault(server.endpoint, server.name)
+        names[name] = names.get(name) or server.kind
+    told = [f"{name} ({names[name] or 'no answer'})" for name in sorted(names, key=lambda name: names[name] is None)]
+    more = len(told) - _NAMED
+    return told if more <= 1 else [*told[:_NAMED], f"{more} more"]
 
 
 def blocks(report: Report) -> list[Block]:

@@ -8,10 +8,12 @@ is given back within it, also where the caller cancels.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import ssl
 import time
-from collections.abc import Coroutine, Iterable
+from collections.abc import Coroutine, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -63,15 +65,42 @@ async def check_ice_servers(
     be used is no error: it is what the checks tell.
     """
     wanted = read_ice_servers(servers)
+    no_tls = ""
     if tls is None and any(server.url.secure for server in wanted):
-        # It reads all the authorities there are: 20 ms in which the loop would stand still.
-        tls = await asyncio.to_thread(ssl.create_default_context)
-    order = _Order(HostNetwork(), Depth(depth), timeout, tuple(versions), tls)
+        try:
+            # It reads all the authorities there are: 20 ms in which the loop would stand still.
+            tls = await asyncio.to_thread(tls_context)
+        except CannotRun as wrong:
+            no_tls = str(wrong)
+    order = _Order(HostNetwork(), Depth(depth), timeout, tuple(versions), tls, no_tls)
     checks = [
         _check_url(server, passed_over, order)
         for server, passed_over in zip(wanted, passed_over_by_aiortc(wanted), strict=True)
     ]
     return tuple(check for checked in await _together(checks) for check in checked)
+
+
+def tls_context() -> ssl.SSLContext:
+    """Return what a client trusts by default. Raises CannotRun where the environment names files that do not serve."""
+    for variable, argument in (("SSL_CERT_FILE", "cafile"), ("SSL_CERT_DIR", "capath")):
+        if path := os.environ.get(variable):
+            # OpenSSL passes over what is not there, and then finds fault with each certificate.
+            with _of_environment(variable, path):
+                if argument == "capath":
+                    os.scandir(path).close()
+                else:
+                    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=path)
+    with _of_environment("SSLKEYLOGFILE", os.environ.get("SSLKEYLOGFILE", "")):
+        return ssl.create_default_context()
+
+
+@contextmanager
+def _of_environment(variable: str, path: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as wrong:
+        why = (wrong.strerror or str(wrong)).lower()
+        raise CannotRun(f"{variable} names {path}, which cannot be used ({why}): correct or unset it") from None
 
 
 async def _together(work: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
@@ -89,6 +118,8 @@ class _Order:
     timeout: float
     versions: tuple[int, ...]
     tls: ssl.SSLContext | None
+    no_tls: str
+    """Why there is no TLS, where the environment is in its way."""
 
 
 async def _check_url(server: IceServer, passed_over: str | None, order: _Order) -> list[IceServerCheck]:
@@ -103,6 +134,12 @@ async def _check_url(server: IceServer, passed_over: str | None, order: _Order) 
     if url.transport == "dtls" or server.credential_type != "password":
         what = "TURN over DTLS" if url.transport == "dtls" else f"credentials of type {server.credential_type}"
         return outcome(Unusable(IceServerState.NOT_CHECKED, f"natprobe cannot check {what}"))
+    if url.secure and order.no_tls:
+        return outcome(Unusable(IceServerState.NOT_CHECKED, order.no_tls))
+    if url.relay and (name := _not_utf8(server)):
+        return outcome(
+            Unusable(IceServerState.NOT_CHECKED, f"the {name} is not UTF-8, which TURN wants (RFC 8489 §14.3)")
+        )
     try:
         async with asyncio.timeout_at(deadline):
             remotes = await endpoints(order.network, url, order.versions)
@@ -111,6 +148,16 @@ async def _check_url(server: IceServer, passed_over: str | None, order: _Order) 
     except TimeoutError:
         return outcome(Unusable(IceServerState.DNS, f"no name server has answered for {url.host}"))
     return await _together(_Check(server, passed_over, order, remote, deadline).run() for remote in remotes)
+
+
+def _not_utf8(server: IceServer) -> str | None:
+    """Return which of the credentials cannot be sent: Python holds bytes of the environment as lone surrogates."""
+    for name, value in (("username", server.username), ("credential", server.credential)):
+        try:
+            (value or "").encode()
+        except UnicodeEncodeError:
+            return name
+    return None
 
 
 class _Check:

@@ -116,8 +116,11 @@ def _text(entry: Any, name: str) -> str | None:
 def timed_credentials(secret: str, expires: int, user: str = "") -> tuple[str, str]:
     """Return the username and credential that hold until ``expires`` (Unix time), for a server with a shared secret.
 
-    coturn calls this ``use-auth-secret``; draft-uberti-behave-turn-rest describes it.
+    coturn calls this ``use-auth-secret``; draft-uberti-behave-turn-rest describes it. Raises ValueError for a secret or
+    a user that is not UTF-8.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in secret + user):
+        raise ValueError("the secret and the user are not UTF-8")
     username = f"{expires}:{user}" if user else str(expires)
     return username, base64.b64encode(hmac.digest(secret.encode(), username.encode(), "sha1")).decode()
 
