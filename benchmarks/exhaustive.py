@@ -32,7 +32,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from itertools import product
@@ -299,6 +299,9 @@ class Score:
     processor: float = 0.0
     """Seconds of a processor that the runs took."""
 
+    def to_json(self) -> dict[str, object]:
+        return {"runs": self.runs, "verdicts": self.verdicts, "bad": self.bad, "processor": self.processor}
+
     def add(self, other: Score) -> None:
         self.runs += other.runs
         self.verdicts += other.verdicts
@@ -369,7 +372,7 @@ def try_all(todo: Sequence[Part], processes: int, results: Path | None) -> dict[
             progress.advance(task, score.runs)
             if results:
                 with results.open("a") as file:
-                    file.write(json.dumps([part, asdict(score)]) + "\n")
+                    file.write(json.dumps([part, score.to_json()]) + "\n")
     return scores
 
 

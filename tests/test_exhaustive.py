@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import exhaustive
 import pytest
@@ -56,3 +57,13 @@ def test_what_is_misreported_is_what_was_asked_for(how: str) -> None:
     )
     assert said.other == true
     assert said.mapped == exhaustive.WRONG[how](true)
+
+
+def test_what_was_interrupted_goes_on_from_its_results(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    todo = [("none", "loss", (0, 1)), ("none", "misreport-unknowable", (0,))]
+    first = exhaustive.try_all(todo[:1], 1, results)
+    both = exhaustive.try_all(todo, 1, results)
+    assert both[todo[0]] == first[todo[0]]
+    assert len(results.read_text().splitlines()) == 2
+    assert exhaustive.try_all(todo, 1, results) == both
