@@ -6,10 +6,14 @@
 Everything that the command line can do, without printing.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+from importlib import import_module
+
+TYPE_CHECKING = False  # typing's own takes ten milliseconds to import, and until `main` runs Ctrl-C is a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict
     from natprobe.endpoint import Endpoint
     from natprobe.errors import CannotRun, NatprobeError

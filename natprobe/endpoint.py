@@ -47,7 +47,8 @@ _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
 def parse_address(text: str) -> Address:
     """Return the address that ``text`` names, an IPv4-mapped IPv6 address as the IPv4 one it stands for.
 
-    Raises ValueError for anything that is not a literal address.
+    A zone (``fe80::1%eth0``) says where an address leads and is no part of it: an Endpoint keeps it. Raises ValueError
+    for anything that is not a literal address.
     """
     address = ip_address(text.partition("%")[0])
     return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
@@ -70,22 +71,29 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
 
 @final
 class Endpoint:
-    """A transport address: a value, ordered, written and read as ``198.51.100.1:3478`` or ``[2001:db8::1]:3478``."""
+    """A transport address: a value, ordered, written and read as ``198.51.100.1:3478`` or ``[2001:db8::1]:3478``.
+
+    ``zone`` is the interface that leads to a link-local address (RFC 4007 §11), None for any other. It is known to this
+    host alone, so two endpoints that differ in nothing else are equal.
+    """
 
     # No dataclass: in JSON it is a string, and it is hashed and compared more often than anything else here.
-    __slots__ = ("_hash", "address", "port")
+    __slots__ = ("_hash", "address", "port", "zone")
 
-    def __init__(self, address: Address, port: int) -> None:
+    def __init__(self, address: Address, port: int, zone: str | None = None) -> None:
         if not 0 <= port <= 0xFFFF:
             raise ValueError(f"port {port} is not between 0 and 65535")
         self.address: Final = address
         self.port: Final = port
+        self.zone: Final = zone if zone and address.is_link_local else None
         self._hash: Final = hash((address, port))
 
     @classmethod
     def of(cls, address: str | Address, port: int) -> Endpoint:
         """Return the endpoint at a literal address; raises ValueError if ``address`` or ``port`` is not one."""
-        return cls(parse_address(address) if isinstance(address, str) else address, port)
+        if isinstance(address, str):
+            return cls(parse_address(address), port, address.partition("%")[2])
+        return cls(address, port)
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
@@ -110,7 +118,7 @@ class Endpoint:
         return str(self.address), self.port
 
     def with_port(self, port: int) -> Endpoint:
-        return Endpoint(self.address, port)
+        return Endpoint(self.address, port, self.zone)
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
@@ -131,7 +139,8 @@ class Endpoint:
         return f"Endpoint({self})"
 
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if self.version == 6 else f"{self.address}:{self.port}"
+        zone = f"%{self.zone}" if self.zone else ""
+        return f"[{self.address}{zone}]:{self.port}" if self.version == 6 else f"{self.address}:{self.port}"
 
 
 def split_host_port(text: str) -> tuple[str, int | None]:

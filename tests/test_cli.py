@@ -8,6 +8,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from typer.testing import CliRunner, Result
 import natprobe
 from natprobe.cli.application import application
 from natprobe.errors import NameNotFound
+from natprobe.lab.policy import PRESETS
 from natprobe.public import SERVERS, default_servers
 from natprobe.reflector import Reflector
 from natprobe.report import Report
@@ -402,14 +404,94 @@ def test_predict_names_the_file_that_is_no_report(neighbour: Path) -> None:
 # --- the lab, where there is none -------------------------------------------------------------------------------------
 
 
-def test_a_lab_in_memory_cannot_be_entered() -> None:
-    assert "namespaces or docker" in failed_in_one_line(run("lab", "run", "eim-apdf", "--backend", "memory"))
+def without_programs(monkeypatch: pytest.MonkeyPatch, *missing: str) -> None:
+    """Have some programs missing from every PATH; all of them if none is named."""
+    which = shutil.which
+    monkeypatch.setattr(
+        "shutil.which", lambda name, **more: None if name in missing or not missing else which(name, **more)
+    )
 
 
-@pytest.mark.parametrize("command", [["demo"], ["lab", "run", "eim-apdf", "--backend", "namespaces"]])
-def test_a_missing_program_is_named_with_its_package(command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
-    assert "apt install" in failed_in_one_line(run(*command))
+@pytest.mark.parametrize("command", [["lab", "up"], ["lab", "run", "eim-apdf", "--", "true"]])
+def test_no_command_can_run_in_memory(command: list[str]) -> None:
+    at = command.index("--") if "--" in command else len(command)
+    result = run(*command[:at], "--backend", "memory", *command[at:])
+    assert result.exit_code == 2
+    assert "choose namespaces or docker" in " ".join(result.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("backend", ["namespaces", "docker"])
+@pytest.mark.parametrize("command", [["demo"], ["lab", "run", "eim-apdf"], ["lab", "up"]])
+def test_a_missing_program_is_named_with_its_package(
+    command: list[str], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_programs(monkeypatch)
+    assert "apt install" in failed_in_one_line(run(*command, "--backend", backend))
+
+
+def test_a_command_needs_a_lab_of_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_programs(monkeypatch)
+    assert "apt install" in failed_in_one_line(run("lab", "run", "eim-apdf", "--", "true"))
+
+
+@pytest.mark.parametrize("program", ["unshare", "nsenter", "setpriv", "ip", "nft", "conntrack"])
+def test_where_a_program_is_missing_the_lab_is_in_memory(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_programs(monkeypatch, program)
+    result = run("lab", "run", "apdm-adf")
+    assert result.exit_code == 0, result.output
+    assert ["UDP", "mapping", *["address-and-port-dependent"] * 2, "right"] in [
+        line.split() for line in result.stdout.splitlines()
+    ]
+    assert result.stderr.count("\n") == 1
+    assert "in memory" in result.stderr
+    assert f"the lab needs {program}: apt install " in result.stderr
+
+
+def test_the_demo_is_right_everywhere() -> None:
+    result = run("demo", "--backend", "memory")
+    assert result.exit_code == 0, result.output
+    count = len(PRESETS)
+    assert result.stdout.splitlines()[-1].startswith(f"{count} of {count} right in ")
+    assert result.stderr == ""
+
+
+def test_a_lab_run_in_memory_prints_its_report_and_its_evidence() -> None:
+    printed = run("lab", "run", "eim-apdf", "--backend", "memory", "--json")
+    assert json.loads(printed.stdout)["ipv4"]["udp"]["mapping"]["value"] == "endpoint-independent"
+    shown = run("lab", "run", "eim-apdf", "--backend", "memory", "-v")
+    assert shown.exit_code == 0
+    assert "all agree" in shown.stdout
+    assert "Evidence" in shown.stdout
+
+
+def test_the_lab_in_memory_has_one_client() -> None:
+    said = failed_in_one_line(run("lab", "run", "eim-apdf", "--backend", "memory", "--node", "office-1"))
+    assert "leave out --node" in said
+
+
+BROKEN = {
+    "unshare": 'echo "unshare: unshare failed: Operation not permitted" >&2; exit 1',
+    "nsenter": "exit 1",
+    "setpriv": "exit 1",
+    "ip": 'echo "RTNETLINK answers: Operation not supported" >&2; exit 2',
+    "mount": 'echo "mount: /proc: permission denied." >&2; exit 32',
+    "nft": 'echo "Error: Could not process rule: No such file or directory" >&2; exit 1',
+    "conntrack": "exit 1",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", BROKEN)
+def test_a_program_that_fails_has_the_lab_in_memory(program: str, tmp_path: Path) -> None:
+    (tmp_path / program).write_text(f"#!/bin/sh\n{BROKEN[program]}\n")
+    (tmp_path / program).chmod(0o755)
+    search = f"{tmp_path}:{os.environ['PATH']}"
+    with start("lab", "run", "eim-adf", env={**os.environ, "PATH": search}) as process:
+        stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 0, stderr
+    assert "all agree" in stdout
+    assert stderr.startswith("natprobe: this runs in memory, because the kernel lab is not available: ")
+    assert stderr.count("\n") == 1
 
 
 def test_the_policies_are_listed() -> None:
@@ -433,13 +515,15 @@ def test_help_is_a_result(arguments: list[str]) -> None:
 @pytest.mark.slow
 def test_a_classification_loads_only_what_it_needs() -> None:
     program = f"""
-import sys
+import atexit, sys
 from natprobe.cli import main
 sys.argv = ["natprobe", "classify", "-s", "{SERVER}", "--json"]
-try:
-    main()
-finally:
+
+@atexit.register
+def tell():
     print(*{{name.partition(".")[0] for name in sys.modules}}, "natprobe.lab" in sys.modules, file=sys.stderr)
+
+main()
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     loaded = done.stderr.split()
@@ -480,6 +564,35 @@ def test_ctrl_c_is_heard_while_modules_are_still_loaded(module: str) -> None:
     assert "Traceback" not in stderr
     assert stdout == ""
     assert process.returncode == 130
+
+
+@pytest.mark.parametrize("moment", ["socket.socketpair", "selectors.DefaultSelector.close", "asyncio.tasks.Task"])
+def test_ctrl_c_leaves_no_half_of_an_event_loop(moment: str) -> None:
+    """While it is made, closed, or about to begin."""
+    code = f"""
+import asyncio, selectors, signal, socket
+from natprobe.cli.interrupt import run
+
+owner, _, name = {moment!r}.rpartition(".")
+function = getattr(eval(owner), name)
+
+def interrupted(*args, **more):
+    setattr(eval(owner), name, function)
+    signal.raise_signal(signal.SIGINT)
+    return function(*args, **more)
+
+setattr(eval(owner), name, interrupted)
+
+async def nothing():
+    pass
+
+try:
+    run(nothing())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
 
 @pytest.mark.slow

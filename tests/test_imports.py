@@ -45,3 +45,19 @@ def test_the_public_names_of_webrtc_are_all_there() -> None:
 
     assert sorted(webrtc.__all__) == webrtc.__all__
     assert all(getattr(webrtc, name).__doc__ for name in webrtc.__all__)
+
+
+def test_the_lab_in_memory_needs_nothing_of_linux() -> None:
+    code = """
+import asyncio, json, platform, socket, ssl, subprocess, tempfile  # what Python itself takes of the system is its own
+import sys
+for module in ("fcntl", "grp", "pwd", "pty", "resource", "termios"):
+    sys.modules[module] = None
+from natprobe.cli.labs import Classifier
+from natprobe.lab.policy import PRESETS
+from natprobe.run import Tier
+print(json.loads(Classifier(None).classify(PRESETS["adm-adf"], Tier.QUICK))["ipv4"]["udp"]["mapping"]["value"])
+print({name for name in sys.modules if name.startswith("natprobe.lab.")} & {
+    "natprobe.lab." + name for name in ("backend", "docker", "namespaces", "session")} or "nothing")
+"""
+    assert run(code).split() == ["address-dependent", "nothing"]

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from natprobe.errors import LabUnavailable
-from natprobe.lab.backend import Lab
+from natprobe.cli.labs import Classifier
 from natprobe.lab.policy import NatPolicy, differences, expected
-from natprobe.lab.topology import Role
+from natprobe.run import Tier
 from natprobe.views.wording import value_in_words
-
-_PATIENCE = 60.0
-
 
 Words = Mapping[str, str]
 """The verdicts on a protocol in words, by the report's keys."""
@@ -25,6 +21,8 @@ Words = Mapping[str, str]
 class Run:
     """A classification in the lab: how long it took; what the policy makes and what was found, by protocol."""
 
+    report: str
+    """Its report, as JSON."""
     seconds: float
     expected: Mapping[str, Words]
     found: Mapping[str, Words]
@@ -36,32 +34,19 @@ class Run:
         return not self.wrong
 
 
-def classify_behind(lab: Lab, policy: NatPolicy, node: str = "home-1", options: Sequence[str] = ()) -> Run:
-    """Give a node's gateway a policy, run ``natprobe classify`` on the node, and compare.
-
-    Raises LabUnavailable where natprobe itself fails there, with what it said.
-    """
-    lab.apply(gateway_of(lab, node), policy)
-    server = str(lab.topology.reflector_addresses[0])
+def classify_behind(classifier: Classifier, policy: NatPolicy, tier: Tier, node: str = "home-1") -> Run:
+    """Classify behind a policy, and compare. Raises LabUnavailable."""
     begun = time.monotonic()
-    done = lab.run(node, ["natprobe", "classify", "-4", "-s", server, "--json", *options], timeout=_PATIENCE)
-    seconds = time.monotonic() - begun
-    if not done.stdout:
-        raise LabUnavailable(f"natprobe on {node} ended with status {done.returncode}: {done.stderr.strip()}")
-    return compare(policy, json.loads(done.stdout), seconds)
+    report = classifier.classify(policy, tier, node)
+    return compare(policy, report, time.monotonic() - begun)
 
 
-def gateway_of(lab: Lab, node: str) -> str:
-    """Return the gateway that a policy is for where it is looked at from ``node``: its own, or home."""
-    client = lab.topology.nodes[node].role is Role.CLIENT
-    return lab.topology.gateway_of(node if client else "home-1").name
-
-
-def compare(policy: NatPolicy, report: Mapping[str, Any], seconds: float) -> Run:
+def compare(policy: NatPolicy, text: str, seconds: float) -> Run:
     """Hold a report's JSON against what ``policy`` makes; verdicts that a policy does not determine are left out."""
+    report = json.loads(text)
     made, family = in_words(policy), report["ipv4"] or {}
     found = {protocol: _found(family.get(protocol) or {}, made[protocol]) for protocol in made}
-    return Run(seconds, made, found, tuple(differences(policy, report)))
+    return Run(text, seconds, made, found, tuple(differences(policy, report)))
 
 
 def in_words(policy: NatPolicy) -> dict[str, Words]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from natprobe.cli.labs import Backend, classifier
 from natprobe.cli.lean import add
 from natprobe.cli.running import NOT_DETERMINED
 from natprobe.cli.table import LEGEND, heading, pair, row
@@ -21,30 +22,28 @@ def add_to(app: typer.Typer) -> None:
     add(app, "demo", demo)
 
 
-def demo() -> None:
+def demo(*, backend: Backend = None) -> None:
     """Build a lab of NATs on this machine, classify each, and show what was found.
 
-    Needs no server, no Docker and no root: it uses network namespaces. Nothing leaves this machine. Exit status: 0 all
-    right, 3 some wrong, 1 no lab can be built here (the reason is told).
+    Needs no server, no Docker and no root: it uses network namespaces, or runs in memory where they cannot be had.
+    Nothing leaves this machine. Exit status: 0 all right, 3 some wrong, 1 the --backend is not available.
     """
     from natprobe.cli.comparing import classify_behind
-    from natprobe.lab.namespaces import NamespaceLab
     from natprobe.lab.policy import PRESETS
+    from natprobe.run import Tier
 
     begun = time.monotonic()
     right = 0
-    with Progress() as progress:
-        progress.say("building the lab")
-        with NamespaceLab() as lab:
-            emit(heading(("expected", "found"), "time"))
-            for number, (name, policy) in enumerate(PRESETS.items(), 1):
-                progress.say(f"{number} of {len(PRESETS)}: {name}")
-                run = classify_behind(lab, policy, options=["--quick"])
-                right += run.right
-                progress.say("")
-                emit(_row(name, run))
-                for line in run.wrong:
-                    note(f"    {line}")
+    with Progress() as progress, classifier(backend, progress) as lab:
+        emit(heading(("expected", "found"), "time"))
+        for number, (name, policy) in enumerate(PRESETS.items(), 1):
+            progress.say(f"{number} of {len(PRESETS)}: {name}")
+            run = classify_behind(lab, policy, Tier.QUICK)
+            right += run.right
+            progress.say("")
+            emit(_row(name, run))
+            for line in run.wrong:
+                note(f"    {line}")
     emit(f"\nmapping/filtering:\n{LEGEND}{right} of {len(PRESETS)} right in {time.monotonic() - begun:.1f} s\n")
     if right < len(PRESETS):
         raise typer.Exit(NOT_DETERMINED)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from natprobe.cli.labs import MEMORY, Backend, Classifier, build, classifier, gateway_of
 from natprobe.cli.lean import add, group
 from natprobe.cli.running import NOT_DETERMINED
 from natprobe.cli.table import AXES, LEGEND, heading, row, short
@@ -19,6 +20,7 @@ from natprobe.errors import LabUnavailable
 if TYPE_CHECKING:
     from natprobe.cli.comparing import Run
     from natprobe.lab.backend import Lab
+    from natprobe.lab.policy import NatPolicy
 
 _HOW = """\
 The lab is up, and gateway home is {policy}.
@@ -29,11 +31,6 @@ the end of it all:    natprobe lab down
 
 Nodes: {nodes}. The reflector serves {server}.
 """
-
-_Backend = Annotated[
-    str | None,
-    typer.Option(metavar="namespaces|docker", help="What the lab is made of; namespaces where possible."),
-]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,15 +46,19 @@ def add_to(app: typer.Typer) -> None:
 def up(
     *,
     policy: Annotated[str, typer.Option(metavar="POLICY", help="A name that `list` shows, or JSON.")] = "eim-apdf",
-    backend: _Backend = None,
+    backend: Backend = None,
 ) -> None:
     """Build a lab that stays, and tell how to use it. If one is up, only the policy of gateway home changes."""
-    from natprobe.cli.comparing import gateway_of
     from natprobe.lab.policy import parse_policy
     from natprobe.lab.session import remember
 
     wanted = parse_policy(policy)
-    lab = _running(backend) or _build(backend, kept=True)
+    if backend == MEMORY:
+        raise typer.BadParameter(
+            "a lab in memory ends with its command: choose namespaces or docker", param_hint="--backend"
+        )
+    with Progress() as progress:
+        lab = _running(backend) or _build(backend, progress, kept=True)
     try:
         lab.apply(gateway_of(lab, "home-1"), wanted)
     finally:
@@ -89,21 +90,17 @@ def _running(backend: str | None) -> Lab | None:
     return lab if backend is None or isinstance(lab, BACKENDS.get(backend, ())) else None
 
 
-def _build(backend: str | None, *, kept: bool) -> Lab:
+def _build(backend: str | None, progress: Progress, *, kept: bool) -> Lab:
     """Build a lab, of containers where namespaces cannot be had. Raises LabUnavailable where neither can, with why."""
-    from natprobe.lab.session import open_lab
-
-    if backend == "memory":
-        raise LabUnavailable("the lab in memory has no nodes to enter: choose --backend namespaces or docker")
     if backend:
-        return open_lab(backend, kept=kept)
+        return build(backend, progress, kept=kept)
     try:
-        return open_lab("namespaces", kept=kept)
+        return build("namespaces", progress, kept=kept)
     except LabUnavailable as no_namespaces:
         try:
-            return open_lab("docker", kept=kept)
+            return build("docker", progress, kept=kept)
         except LabUnavailable as no_docker:
-            raise LabUnavailable(f"{no_namespaces}; {no_docker}") from None
+            raise LabUnavailable(f"this needs a lab of processes; {no_namespaces}; {no_docker}") from None
 
 
 def show_list() -> None:
@@ -127,29 +124,49 @@ def run(
     ] = None,
     *,
     node: Annotated[str, typer.Option(metavar="NODE", help="Where to run it.")] = "home-1",
-    backend: _Backend = None,
+    backend: Backend = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the report too, with its evidence.")] = False,
 ) -> None:
     """Give a gateway a policy and run natprobe behind it: found beside expected. Or run another command there.
 
-    Uses the lab that is up; without one, builds one for the while. Exit status: 0 all agree, 3 some do not, 1 could not
-    run; of another command, its own.
+    Uses the lab that is up; without one, builds one for the while, or classifies in memory. Exit status: 0 all agree, 3
+    some do not, 1 could not run; of another command, its own.
     """
-    from natprobe.cli.comparing import classify_behind, gateway_of
+    from natprobe.cli.comparing import classify_behind
     from natprobe.lab.policy import parse_policy
+    from natprobe.run import Tier
 
     wanted = parse_policy(policy)
-    with Progress() as progress, _some_lab(backend, progress) as lab:
-        if node not in lab.topology.nodes:
-            raise typer.BadParameter(f"{node!r} is none of {', '.join(lab.topology.nodes)}", param_hint="--node")
-        if command:
-            lab.apply(gateway_of(lab, node), wanted)
-            done = subprocess.run(lab.inside(node, command), check=False)  # noqa: S603 - the user's own command
-            raise typer.Exit(done.returncode if done.returncode >= 0 else 128 - done.returncode)
+    if command:
+        raise typer.Exit(_run_command(command, node, wanted, backend))
+    with Progress() as progress, _some_classifier(backend, progress) as classifying:
+        if classifying.lab:
+            _check_node(classifying.lab, node)
         progress.say(f"classifying {policy} from {node}")
-        result = classify_behind(lab, wanted, node)
-    emit(_side_by_side(result))
+        result = classify_behind(classifying, wanted, Tier.DEFAULT, node)
+    _show(result, json=json, verbose=verbose)
     if not result.right:
         raise typer.Exit(NOT_DETERMINED)
+
+
+def _run_command(command: list[str], node: str, policy: NatPolicy, backend: str | None) -> int:
+    """Run a command on a node behind a policy, and return its exit status as a shell would."""
+    if backend == MEMORY:
+        raise typer.BadParameter(
+            "no command can run in memory: choose namespaces or docker, or leave out the command",
+            param_hint="--backend",
+        )
+    with Progress() as progress, _some_lab(backend, progress) as lab:
+        _check_node(lab, node)
+        lab.apply(gateway_of(lab, node), policy)
+        status = subprocess.run(lab.inside(node, command), check=False).returncode  # noqa: S603 - the user's own command
+    return status if status >= 0 else 128 - status
+
+
+def _check_node(lab: Lab, node: str) -> None:
+    if node not in lab.topology.nodes:
+        raise typer.BadParameter(f"{node!r} is none of {', '.join(lab.topology.nodes)}", param_hint="--node")
 
 
 @contextmanager
@@ -157,17 +174,38 @@ def _some_lab(backend: str | None, progress: Progress) -> Iterator[Lab]:
     """Give the lab that is up and leave it up, or one that ends with the block."""
     from natprobe.lab.session import remember
 
-    lab = _running(backend)
-    if lab is None:
-        progress.say("building the lab")
-        lab = _build(backend, kept=False)
-    with lab:
-        progress.say("")
+    with _running(backend) or _build(backend, progress, kept=False) as lab:
         try:
             yield lab
         finally:
             if lab.kept:
                 remember(lab)
+
+
+@contextmanager
+def _some_classifier(backend: str | None, progress: Progress) -> Iterator[Classifier]:
+    """Give what classifies in the lab that is up, or in one that ends with the block, or in memory."""
+    if _running(backend):
+        with _some_lab(backend, progress) as lab:
+            yield Classifier(lab)
+    else:
+        with classifier(backend, progress) as classifying:
+            yield classifying
+
+
+def _show(run: Run, *, json: bool, verbose: bool) -> None:
+    if json:
+        emit(run.report)
+        for line in run.wrong:
+            note(line)
+        return
+    emit(_side_by_side(run))
+    if verbose:
+        from natprobe.cli.showing import show
+        from natprobe.report import Report
+
+        emit("\n")
+        show(Report.loads(run.report), json=False, verbose=True)
 
 
 def _side_by_side(run: Run) -> str:

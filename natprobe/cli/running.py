@@ -7,13 +7,15 @@ from contextlib import contextmanager
 
 import typer
 
+from natprobe.cli import INTERRUPTED
+from natprobe.cli.interrupt import interrupt, on_interrupt
 from natprobe.cli.terminal import note
-from natprobe.errors import NameNotFound, NatprobeError, NoRoute, NoServerAnswered
+from natprobe.errors import CannotRun, NameNotFound, NatprobeError, NoRoute, NoServerAnswered
+from natprobe.system_errors import unexpected
 
 COULD_NOT_RUN = 1
 USAGE = 2
 NOT_DETERMINED = 3
-INTERRUPTED = 130
 
 _ADVICE: dict[type[NatprobeError], str] = {
     NameNotFound: "check the name, and -4 or -6 if given",
@@ -27,14 +29,21 @@ _ADVICE: dict[type[NatprobeError], str] = {
 def failing_plainly() -> Iterator[None]:
     """Turn what stops a command into one line on stderr and its exit status; Ctrl-C into the status alone."""
     try:
-        yield
+        with on_interrupt(interrupt):
+            yield
     except ValueError as misuse:
         _stop(str(misuse), USAGE)
     except NatprobeError as failure:
-        advice = _ADVICE.get(type(failure))
-        _stop(f"{failure}: {advice}" if advice else str(failure), COULD_NOT_RUN)
+        _stop(_with_advice(failure), COULD_NOT_RUN)
+    except OSError as wrong:  # of a call outside the network seam, as the making of the event loop
+        _stop(_with_advice(unexpected(wrong)), COULD_NOT_RUN)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+def _with_advice(failure: NatprobeError) -> str:
+    advice = (isinstance(failure, CannotRun) and failure.advice) or _ADVICE.get(type(failure))
+    return f"{failure}: {advice}" if advice else str(failure)
 
 
 def _stop(message: str, status: int) -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from natprobe.cli.interrupt import run
 from natprobe.cli.lean import add
 from natprobe.cli.running import NOT_DETERMINED
 from natprobe.cli.terminal import coloured, emit
@@ -57,7 +57,7 @@ def turn(
     servers = [{"urls": url, "username": username, "credential": password}]
     versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
     limit = _seconds(timeout)
-    checks = asyncio.run(check_ice_servers(servers, depth=_depth(depth), timeout=limit, versions=versions))
+    checks = run(check_ice_servers(servers, depth=_depth(depth), timeout=limit, versions=versions))
     emit(_json(checks) if json else "".join(map(_lines, checks)))
     if not all(check.usable for check in checks):
         raise typer.Exit(NOT_DETERMINED)

@@ -7,12 +7,13 @@ other addresses, other servers, and a port at which nobody listens, where its ho
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
 from natprobe.behaviour import Certainty, Protocol, Verdict, not_determined
 from natprobe.endpoint import Endpoint
+from natprobe.errors import NOT_SENT, OWN_FIREWALL
 from natprobe.inference.facts import Facts, indexes, listing, own
 from natprobe.observation import Exchange, Outcome, Purpose
 from natprobe.server import Kind, describe
@@ -28,10 +29,17 @@ _BY_RESET = ("connection refused", "connection reset by peer")
 
 def judge_reachability(facts: Facts) -> Verdict[bool]:
     """Return whether this protocol reaches a server and something comes back."""
-    if facts.answered:
-        remotes = dict.fromkeys(exchange.remote for _, exchange in facts.answered)
-        return Verdict(True, Certainty.CONFIRMED, f"answered by {listing(remotes)}", indexes(facts.answered))
-    return _not_as_asked(facts) or _unanswered(facts)
+    for judge in (_answered, _not_as_asked, _not_sent, _not_the_path):
+        if verdict := judge(facts):
+            return verdict
+    return _blocked(facts)
+
+
+def _answered(facts: Facts) -> Verdict[bool] | None:
+    if not facts.answered:
+        return None
+    remotes = dict.fromkeys(exchange.remote for _, exchange in facts.answered)
+    return Verdict(True, Certainty.CONFIRMED, f"answered by {listing(remotes)}", indexes(facts.answered))
 
 
 def _not_as_asked(facts: Facts) -> Verdict[bool] | None:
@@ -49,41 +57,55 @@ def _not_as_asked(facts: Facts) -> Verdict[bool] | None:
     return None
 
 
-def _unanswered(facts: Facts) -> Verdict[bool]:
+def _not_sent(facts: Facts) -> Verdict[bool] | None:
+    """Return the verdict where this host itself kept back what was sent; None where it did not."""
+    for index, exchange in facts.asked:
+        if exchange.detail == OWN_FIREWALL:
+            reason = f"{facts.protocol.upper()} to {exchange.remote} does not leave this host: {OWN_FIREWALL}"
+            return Verdict(False, Certainty.CONFIRMED, reason, (index,))
+        if (exchange.detail or "").startswith(NOT_SENT):
+            return not_determined(f"nothing was sent to {exchange.remote} ({exchange.detail})", (index,))
+    return None
+
+
+def _not_the_path(facts: Facts) -> Verdict[bool] | None:
+    """Return the verdict where the silence may be the servers' own; None where the path must be what is silent."""
     asked = [exchange for _, exchange in facts.asked]
-    mute = [exchange.remote for exchange in asked if exchange.outcome is Outcome.MUTE]
-    what = f"connected to {listing(dict.fromkeys(mute))} without an answer" if mute else _what_happened(asked)
-    reached = [(index, exchange) for index, exchange in facts.elsewhere if exchange.answered]
-    evidence = indexes(facts.asked) + indexes(reached[:1])
+    mute = dict.fromkeys(exchange.remote for exchange in asked if exchange.outcome is Outcome.MUTE)
+    evidence = indexes(facts.asked)
     if mute:  # what opens a connection gets through; what has become of the answer is not known
-        return not_determined(what, evidence)
+        return not_determined(f"connected to {listing(mute)} without an answer", evidence)
+    for index, why in _controls(facts, asked):
+        return not_determined(f"{_what_happened(asked)}{why}", (*evidence, *index))
+    return None
+
+
+def _controls(facts: Facts, asked: list[Exchange]) -> Iterator[tuple[tuple[int, ...], str]]:
+    """Yield what the controls say against a blocked path, each with the observation that it rests on."""
+    reached = _reached(facts)
     if not reached:
-        return not_determined(f"{what}, and nothing over {_other(facts)} either: no server may be up", evidence)
-    if gone := _gone(facts, asked):
-        return not_determined(f"{what}, and later {gone.remote} did not answer over {_other(facts)} either", evidence)
-    if fault := _own_fault(facts, reached):
-        index, words = fault
-        return not_determined(f"{what}; but {words}", (*evidence, index))
+        yield (), f", and nothing over {_other(facts)} either: no server may be up"
+    elif gone := _gone(facts, asked):
+        yield indexes(reached[:1]), f", and later {gone.remote} did not answer over {_other(facts)} either"
+    for index, exchange in reached if facts.protocol is Protocol.UDP else ():
+        if fault := _UDP_FAULTS.get(exchange.udp_service or ""):
+            yield (index,), f"; but {exchange.remote} {fault}"
     if host := _refused_by_its_host(facts):
         index, refusal = host
         where = f"the host at {refusal.remote.address} itself refuses packets to its port {refusal.remote.port}"
         culprit = f"{facts.protocol.upper()} gets as far, so that the server may be down, overloaded or behind a filter"
-        return not_determined(f"{what}; but {where}: {culprit}", (*evidence, index))
-    return _blocked(facts, what, [exchange for _, exchange in reached], evidence)
+        yield (index,), f"; but {where}: {culprit}"
 
 
-_FAULTS = {
+_UDP_FAULTS = {
     "deaf": "says that its own UDP does not work",
     "exhausted": "says that it sends no more UDP to this network for now (a flood, or too many tests)",
 }
 
 
-def _own_fault(facts: Facts, reached: Sequence[tuple[int, Exchange]]) -> tuple[int, str] | None:
-    """Return what a reflector says over TCP to be wrong with its UDP; None where it is not known to be at fault."""
-    if facts.protocol is Protocol.TCP:
-        return None
-    told = ((index, exchange, _FAULTS.get(exchange.udp_service or "")) for index, exchange in reached)
-    return next(((index, f"{e.remote} {fault}") for index, e, fault in told if fault), None)
+def _reached(facts: Facts) -> list[tuple[int, Exchange]]:
+    """Return the answers over the other protocol."""
+    return [(index, exchange) for index, exchange in facts.elsewhere if exchange.answered]
 
 
 def _gone(facts: Facts, asked: list[Exchange]) -> Exchange | None:
@@ -112,22 +134,24 @@ def _refused_by_its_host(facts: Facts) -> tuple[int, Exchange] | None:
     return None
 
 
-def _blocked(facts: Facts, what: str, reached: list[Exchange], evidence: tuple[int, ...]) -> Verdict[bool]:
+def _blocked(facts: Facts) -> Verdict[bool]:
     """Return the verdict where the servers answer over the other protocol and not over this one."""
     asked = [exchange for _, exchange in facts.asked]
-    name = facts.protocol.upper()
+    reached = [exchange for _, exchange in _reached(facts)]
+    evidence = indexes(facts.asked) + indexes(_reached(facts)[:1])
+    name, what = facts.protocol.upper(), _what_happened(asked)
     serves = _serve_both(facts.protocol, reached)
     if not serves and (facts.protocol is Protocol.TCP or _no_such_port(asked)):
         return not_determined(f"{what}; these servers may not serve {name} at all", evidence)
     reason = f"{name} is blocked: {what}, while {_other(facts)} reaches the same server"
-    if not serves:
-        return Verdict(False, Certainty.LIKELY, f"{reason} (unless that serves no {name})", evidence)
-    if any(exchange.outcome is Outcome.REJECTED and exchange.detail not in _BY_RESET for exchange in asked):
-        return Verdict(False, Certainty.CONFIRMED, reason, evidence)
-    if _independent(reached) < 2:
-        doubt = f"unless that server's own firewall keeps {name} out; a second server would settle it"
-        return Verdict(False, Certainty.LIKELY, f"{reason} ({doubt})", evidence)
     certain = sum(map(_copies, asked)) >= ENOUGH_COPIES
+    if not serves:
+        reason, certain = f"{reason} (unless that serves no {name})", False
+    elif any(exchange.outcome is Outcome.REJECTED and exchange.detail not in _BY_RESET for exchange in asked):
+        certain = True
+    elif _independent(reached) < 2:
+        doubt = f"unless that server's own firewall keeps {name} out; a second server would settle it"
+        reason, certain = f"{reason} ({doubt})", False
     return Verdict(False, Certainty.CONFIRMED if certain else Certainty.LIKELY, reason, evidence)
 
 

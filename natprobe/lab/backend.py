@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import subprocess
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -28,6 +29,25 @@ _SHUT = "ip natprobe_shut"
 _DROPPING_ALL = "{ chain enter { type filter hook prerouting priority raw; drop; }; }"
 """Stands before a gateway from the swap of its rules until all is forgotten: what passed between would teach the new
 rules the mappings of the old ones."""
+
+
+def gist(errors: str, longest: int = 200) -> str:
+    """Return what a failed program wrote, in one line: of a traceback the last line."""
+    lines = [line.strip() for line in errors.splitlines() if line.strip()] or ["no reason is given"]
+    text = lines[-1] if any(line.startswith("Traceback") for line in lines) else " ".join(lines)
+    return text if len(text) <= longest else text[: longest - 1] + "…"
+
+
+@contextmanager
+def sound() -> Iterator[None]:
+    """Raise LabUnavailable where a program of the lab cannot be started, hangs, or prints what it should not."""
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError, json.JSONDecodeError, LookupError, StopIteration) as wrong:
+        raise LabUnavailable(f"the lab does not work: {gist(str(wrong) or type(wrong).__name__)}") from None
+
+
+_KERNEL_NAT = "the lab needs a kernel with NAT: as root, modprobe -a nf_tables nft_chain_nat nf_conntrack_netlink"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +113,11 @@ class Lab(ABC):
 
     def must(self, node: str, argv: Sequence[str], *, stdin: str = "") -> str:
         """Run a program that cannot fail in a sound lab and return its stdout."""
-        done = self.run(node, argv, stdin=stdin)
+        with sound():
+            done = self.run(node, argv, stdin=stdin)
         if done.returncode:
-            raise LabUnavailable(f"{argv[0]} failed on {node}: {done.stderr.strip() or f'status {done.returncode}'}")
+            said = gist(done.stderr or f"status {done.returncode}")
+            raise LabUnavailable(f"{argv[0]} failed on {node}: {said}")
         return done.stdout
 
     # --- gateways -----------------------------------------------------------------------------------------------------
@@ -105,10 +127,14 @@ class Lab(ABC):
 
         Raises PolicyNotPossible, and leaves the gateway as it was, if the kernel cannot be such a NAT.
         """
-        legs = self.legs(gateway)
+        with sound():
+            legs = self.legs(gateway)
         text = ruleset(policy, uplink=legs.uplink, lan=legs.lan, external=legs.external)
         swap = f"nft -f - && conntrack -F && nft delete table {_SHUT}"
-        self.must(gateway, ["sh", "-c", swap], stdin=f"{text}table {_SHUT} {_DROPPING_ALL}\n")
+        try:
+            self.must(gateway, ["sh", "-c", swap], stdin=f"{text}table {_SHUT} {_DROPPING_ALL}\n")
+        except LabUnavailable as refused:
+            raise LabUnavailable(f"{refused}: {_KERNEL_NAT}") from None
         self.policies[gateway] = policy
 
     def legs(self, gateway: str) -> Legs:

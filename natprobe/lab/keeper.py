@@ -26,9 +26,13 @@ class Keeper:
 
     ``up`` writes one line to stdout for each thing that is ready, and ``failed`` or nothing more if one will not be.
     ``kept`` is what to do in place of waiting when the lab is to outlive this process. ``argv`` runs the shell.
+    Whatever takes longer than ``timeout`` seconds has failed.
     """
 
-    def __init__(self, argv: Sequence[str], up: str, *, kept: str, down: str, path: str | None = None) -> None:
+    def __init__(
+        self, argv: Sequence[str], up: str, *, kept: str, down: str, path: str | None = None, timeout: float = _TIMEOUT
+    ) -> None:
+        self._timeout = timeout
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 it is open as long as somebody may write to it
         self._process = subprocess.Popen(
             argv,
@@ -57,7 +61,7 @@ class Keeper:
         output = self._process.stdout.fileno()
         said = b""
         while said.count(b"\n") < lines:
-            readable, _, _ = select.select([output], [], [], _TIMEOUT)
+            readable, _, _ = select.select([output], [], [], self._timeout)
             chunk = os.read(output, 4096) if readable else b""
             said += chunk
             if not chunk or b"failed\n" in said:
@@ -73,7 +77,11 @@ class Keeper:
     def release(self) -> str:
         """Let go, return when the lab is down, and the first time return what was written to stderr."""
         self._close_pipes()
-        self._process.wait(_TIMEOUT)
+        try:
+            self._process.wait(self._timeout)
+        except subprocess.TimeoutExpired:  # something in it hangs
+            self._process.kill()
+            self._process.wait()
         if self._errors.closed:
             return ""
         with self._errors:

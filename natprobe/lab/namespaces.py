@@ -20,7 +20,7 @@ from subprocess import DEVNULL, PIPE
 from typing import Self
 
 from natprobe.errors import LabUnavailable
-from natprobe.lab.backend import READY, Lab
+from natprobe.lab.backend import READY, Lab, gist
 from natprobe.lab.keeper import Keeper, KeeperFailed
 from natprobe.lab.topology import Node, Role, Topology, compose_directory
 
@@ -35,10 +35,19 @@ _PACKAGES = {
 _FORBIDDEN_BY = {
     "kernel.apparmor_restrict_unprivileged_userns": ("1", "0"),
     "kernel.unprivileged_userns_clone": ("0", "1"),
-    "user.max_user_namespaces": ("0", "10000"),
+    **{f"user.max_{kind}_namespaces": ("0", "10000") for kind in ("user", "mnt", "net", "pid")},
 }
-"""Settings that forbid user namespaces: the value that does, and one that does not."""
+"""Settings that forbid namespaces: the value that does, and one that does not."""
+_CURES = {
+    "unshare": "something forbids namespaces: run as root, outside of a container or in a privileged one",
+    "mount": "a container forbids mounts: run outside of it, or in a privileged one (docker run --privileged)",
+    "Read-only file system": "/proc or /sys is read-only: run outside of the container, or in a privileged one",
+    "RTNETLINK": "the kernel lacks a device: as root, modprobe -a veth bridge",
+}
+"""What to do, by a word in what the failed program wrote; the first that is there."""
+_CURE = "natprobe lab needs Linux 5.x or newer with iproute2, nftables and conntrack, and root or user namespaces"
 
+_UP_TIMEOUT = 20.0
 _END_TIMEOUT = 10.0
 # Where ip, nft and conntrack are, which is not in every user's PATH.
 _PATH = os.pathsep.join(dict.fromkeys([*os.environ.get("PATH", os.defpath).split(os.pathsep), "/usr/sbin", "/sbin"]))
@@ -62,17 +71,18 @@ class NamespaceLab(Lab):
         self.kept = kept
         wire = ["--delay-ms", str(delay * 1000), "--loss", str(loss), "--seed", str(seed)] if delay or loss else None
         user = [] if _is_root() else ["--user", "--map-root-user"]
-        self._keeper: Keeper | None = Keeper(
-            ["unshare", *user, "--mount", "--net", "--pid", "--fork", "--kill-child", "sh"],
-            "\n".join(_script(self.topology, wire)),
-            kept="sleep infinity",
-            down=":",
-            path=_PATH,
-        )
         try:
+            self._keeper: Keeper | None = Keeper(
+                ["unshare", *user, "--mount", "--net", "--pid", "--fork", "--kill-child", "sh"],
+                "\n".join(_script(self.topology, wire)),
+                kept="sleep infinity",
+                down=":",
+                path=_PATH,
+                timeout=_UP_TIMEOUT,
+            )
             # The holder itself, the reflector, the topology, the wire.
             self.holder = int(self._keeper.await_ready(4 if wire else 3)[0])
-        except KeeperFailed as error:
+        except (KeeperFailed, OSError, ValueError) as error:
             raise LabUnavailable(_diagnosis(str(error))) from None
         if kept:
             self._keeper.keep()
@@ -138,6 +148,8 @@ def _is_root() -> bool:
 
 
 def _require_programs() -> None:
+    if sys.platform != "linux":
+        raise LabUnavailable("the lab in namespaces needs Linux")
     missing = [name for name in _PACKAGES if not shutil.which(name, path=_PATH)]
     if missing:
         packages = " ".join(sorted({_PACKAGES[name] for name in missing}))
@@ -145,12 +157,19 @@ def _require_programs() -> None:
 
 
 def _diagnosis(errors: str) -> str:
+    """Return in one line why there is no lab, and what to do, from what the failed programs wrote."""
+    said = gist(errors)
     if "unshare" in errors:
         for setting, (forbids, allows) in _FORBIDDEN_BY.items():
-            file = Path("/proc/sys", *setting.split("."))
-            if file.exists() and file.read_text().strip() == forbids:
-                return f"this system forbids user namespaces: as root, sysctl -w {setting}={allows}"
-    return f"no lab in namespaces here: {' '.join(errors.split())}"
+            if _setting(setting) == forbids:
+                return f"the setting {setting}={forbids} forbids namespaces: as root, sysctl -w {setting}={allows}"
+    return f"{said}: {next((cure for word, cure in _CURES.items() if word in errors), _CURE)}"
+
+
+def _setting(name: str) -> str:
+    with suppress(OSError):
+        return Path("/proc/sys", *name.split(".")).read_text().strip()
+    return ""
 
 
 # --- what the holder runs ---------------------------------------------------------------------------------------------

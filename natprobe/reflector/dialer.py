@@ -91,7 +91,12 @@ class Dialer:
             return
         self._under_way += 1
         try:
-            with socket.socket(socket.AF_INET if target.version == 4 else socket.AF_INET6) as dialling:
+            try:
+                dialling = socket.socket(socket.AF_INET if target.version == 4 else socket.AF_INET6)
+            except OSError:  # no descriptor is left
+                yield None
+                return
+            with dialling:
                 yield dialling if _prepared(dialling, origin) else None
         finally:
             self._under_way -= 1

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from natprobe.endpoint import Address, Endpoint, parse_address
-from natprobe.errors import CannotRun, NameNotFound, NoRoute
+from natprobe.endpoint import Address, Endpoint
+from natprobe.errors import AddressBusy, CannotRun, NameNotFound, NoRoute
 from natprobe.network import Rejection, Stream
 from natprobe.sockets import HostNetwork, start_tls
 from natprobe.webrtc import certificate
@@ -20,22 +20,22 @@ from natprobe.webrtc.outcome import IceServerState, Unusable
 
 async def endpoints(network: HostNetwork, url: IceUrl, versions: Sequence[int]) -> list[Endpoint]:
     """Return where the URL's server is: one endpoint for each IP version. Raises Unusable where there is none."""
-    found = await _addresses(network, url.host, versions)
-    routes = [await _route(network, Endpoint(address, url.port)) for address in found]
+    found = await _addresses(network, url.host, url.port, versions)
+    routes = [await _route(network, endpoint) for endpoint in found]
     reachable = [route for route in routes if isinstance(route, Endpoint)]
     if not reachable:
         raise Unusable(IceServerState.UNREACHABLE, str(routes[0]))
     return reachable
 
 
-async def _addresses(network: HostNetwork, host: str, versions: Sequence[int]) -> list[Address]:
+async def _addresses(network: HostNetwork, host: str, port: int, versions: Sequence[int]) -> list[Endpoint]:
     with suppress(ValueError):
-        address = parse_address(host)
-        if address.version not in versions:
-            raise Unusable(IceServerState.DNS, f"{host} is an IPv{address.version} address")
-        return [address]
+        literal = Endpoint.of(host, port)
+        if literal.version not in versions:
+            raise Unusable(IceServerState.DNS, f"{host} is an IPv{literal.version} address")
+        return [literal]
     results = await asyncio.gather(*(_first_address(network, host, version) for version in versions))
-    found = [result for result in results if not isinstance(result, str)]
+    found = [Endpoint(result, port) for result in results if not isinstance(result, str)]
     if not found:
         raise Unusable(IceServerState.DNS, str(results[0]))
     return found
@@ -46,18 +46,23 @@ async def _first_address(network: HostNetwork, host: str, version: int) -> Addre
     try:
         return (await network.resolve(host, version))[0]
     except NameNotFound as none:
-        return str(none)
-    except UnicodeError:
-        return f"{host} is no name that a name server could know"
+        return _told(none)
 
 
 async def _route(network: HostNetwork, remote: Endpoint) -> Endpoint | str:
-    """Return ``remote`` if this host has a route there, else what the system says."""
+    """Return ``remote`` if this host has a route there, else why not. Raises Unusable where nothing can be checked."""
     try:
         await network.source_for(remote)
-    except (NoRoute, OSError) as none:
-        return str(none)
+    except NoRoute as none:
+        return _told(none)
+    except AddressBusy as here:
+        raise Unusable(IceServerState.NOT_CHECKED, str(here)) from None
     return remote
+
+
+def _told(failure: CannotRun) -> str:
+    """Return what is in the way, and what to do about it where that is known."""
+    return f"{failure}: {failure.advice}" if failure.advice else str(failure)
 
 
 class Approach:
@@ -75,6 +80,12 @@ class Approach:
 
     async def open(self) -> Link:
         """Return the way, open. Raises Unusable with what is in the way, NoRoute where there is none."""
+        try:
+            return await self._open()
+        except AddressBusy as here:  # says nothing of the server
+            raise Unusable(IceServerState.NOT_CHECKED, str(here)) from None
+
+    async def _open(self) -> Link:
         local = await self._local()
         if self._url.transport == "udp":
             return DatagramLink(await self._network.datagrams(local), self._remote)

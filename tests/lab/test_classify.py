@@ -1,6 +1,6 @@
 """The main test: tell a real kernel NAT how to behave, probe it, and get the behaviour back. Time after time.
 
-Each policy is probed NATPROBE_ROUNDS times in a row (20 in CI, twice elsewhere) by one process on a client of the lab,
+Each policy is probed NATPROBE_ROUNDS times in a row (3 in CI, twice elsewhere) by one process on a client of the lab,
 through the public API; the command line is what ``natprobe demo`` and test_cli are for.
 """
 
