@@ -365,6 +365,10 @@ def test_evidence_that_is_not_there_is_no_reason_to_fail() -> None:
         ),
         (ConnectBack(LOCAL, SERVER, OTHER, 0.1, 12, 0.3, Dialled.SILENT), "silent, tried 12 times"),
         (
+            ConnectBack(LOCAL, SERVER, OTHER, 0.1, 12, 0.3, Dialled.SILENT, controls=11),
+            "silent, tried 12 times, 11 controls answered",
+        ),
+        (
             ConnectBack(LOCAL, SERVER, OTHER.with_port(0), 0.1, 1, 0.3, Dialled.NOT_DIALLED),
             "198.51.100.11, any port, → 10.64.1.10:40000: not dialled",
         ),

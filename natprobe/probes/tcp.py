@@ -9,31 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
-from typing import Self
 
-from natprobe.conversation import TCP_PATIENCE, Conversation
+from natprobe.conversation import Conversation
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
-from natprobe.extensions import (
-    TOKEN_MARK,
-    TOKEN_SIZE,
-    Dial,
-    DialOutcome,
-    DialPlan,
-    DialResult,
-    Extension,
-    Source,
-    connect_back_attribute,
-    cookie_attribute,
-    filler_attribute,
-    group_attribute,
-    read_connect_back_result,
-    read_group_size,
-)
-from natprobe.network import Listener, Stream
-from natprobe.observation import ConnectBack, Dialled, Exchange, Hold, Purpose
+from natprobe.extensions import Extension, group_attribute, read_group_size
+from natprobe.network import Listener
+from natprobe.observation import Exchange, Hold, Purpose
 from natprobe.probes import (
     FURTHER_PORTS,
     Further,
@@ -49,33 +33,14 @@ from natprobe.probes import (
     proven,
     uncontacted,
 )
-from natprobe.probes.dial_controls import DialControls
+from natprobe.probes.connect_back import ask_back
 from natprobe.probes.reconnect import reconnecting, worth_waiting
-from natprobe.server import Kind, Sender, Server, describe
-from natprobe.silence import CONVINCING, FEW, tally_dials
+from natprobe.server import Kind, Server, describe
 from natprobe.stun import Attribute, Message
 
-ATTEMPTS = 12
-"""Connect-backs from each source, each from a fresh port: they are each other's copies, so none need be repeated."""
-TURNS = 3
-"""Connect-backs from a source that has but one port and so must wait for each to fail; two such sources help out."""
-_STRIDE = ATTEMPTS // (TURNS - 1)
-"""A turn takes as long as so many attempts from fresh ports: both kinds of source are done at the same time."""
-ROUNDS = 4
-"""Requests to dial back, each for the sources whose silence does not convince by then."""
-_MOST_PATIENCE = 1.2
-"""Seconds; as much as lets the attempts be as far apart as the reflector allows."""
 KNOCKS = 8
 """Ports from which a greeting is sent, one after the other, until one is answered."""
 KNOCK_GAP = 0.5
-_REPORTED = {
-    DialOutcome.ACCEPTED: Dialled.ACCEPTED,
-    DialOutcome.CONNECTED: Dialled.INTERCEPTED,
-    DialOutcome.REFUSED: Dialled.REFUSED,
-    DialOutcome.UNREACHABLE: Dialled.UNREACHABLE,
-    DialOutcome.SILENT: Dialled.SILENT,
-    DialOutcome.NOT_DIALLED: Dialled.NOT_DIALLED,
-}
 
 
 async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> list[Server]:
@@ -119,11 +84,11 @@ async def _test_filtering(setting: Setting, servers: Sequence[Endpoint]) -> list
         if server is None or server.kind is not Kind.NATPROBE:
             return hellos
         senders = uncontacted(server, servers)
-        heard = await _ask_back(setting, door, server, senders)
+        heard = await ask_back(setting, door.conversations[server.contacted], door.listener, senders)
     if may_have_been_let_in_before(server, heard):
         async with _greeting(setting, [server.contacted]) as (another, answered):
             if answered:
-                await _ask_back(setting, another, server, senders)
+                await ask_back(setting, another.conversations[server.contacted], another.listener, senders)
     return hellos
 
 
@@ -199,137 +164,6 @@ async def _open_together(
     finally:
         for conversation in opened.values():
             conversation.close()
-
-
-async def _ask_back(setting: Setting, door: _Door, server: Server, senders: Sequence[Sender]) -> list[Endpoint]:
-    """Have the reflector dial back from each sender, and record what came of it; return the senders that came in.
-
-    Those whose silence may yet be that of a dead path are asked for again.
-    """
-    conversation = door.conversations[server.contacted]
-    cookie = conversation.reply.value(Extension.COOKIE) if conversation.reply else None
-    sources = {endpoint: Source(how) for endpoint, how in senders}
-    dials: list[ConnectBack] = []
-    async with _Acceptor(door.listener) as acceptor:
-        for _ in range(ROUNDS):
-            made = await _dial_back(setting, conversation, cookie or b"", sources, acceptor)
-            for dial in made:
-                setting.record(dial)
-            dials += made
-            undecided = {dial.source for dial in made if dial.outcome is Dialled.SILENT and not _convinces(dials, dial)}
-            sources = {endpoint: how for endpoint, how in sources.items() if endpoint in undecided}
-            if not sources:
-                break
-    return [dial.source for dial in dials if dial.outcome is Dialled.ACCEPTED]
-
-
-def _convinces(dials: Sequence[ConnectBack], last: ConnectBack) -> bool:
-    tally = tally_dials(dial for dial in dials if dial.source == last.source)
-    return tally.chance <= (FEW if last.source.port else CONVINCING)
-
-
-async def _dial_back(
-    setting: Setting,
-    conversation: Conversation,
-    cookie: bytes,
-    sources: Mapping[Endpoint, Source],
-    acceptor: _Acceptor,
-) -> list[ConnectBack]:
-    """Have the reflector dial back from some sources once, with controls beside; return what came of each."""
-    rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
-    patience = min(0.1 + 1.5 * rtt, _MOST_PATIENCE)
-    plan = DialPlan(tuple(map(_dial, sources.values())), patience / _STRIDE, patience)
-    at = setting.now()
-    async with DialControls(setting, conversation.remote, ATTEMPTS + 1, plan.spacing) as controls:
-        exchange = await conversation.ask(
-            Purpose.FILTERING,
-            cookie_attribute(cookie),
-            connect_back_attribute(plan),
-            filler_attribute(128),
-            wait=(TURNS + 1) * plan.patience + TCP_PATIENCE,
-        )
-    setting.record(exchange)
-    accepted = acceptor.accepted(conversation.transaction_id + TOKEN_MARK)
-    results = _results(conversation.reply)
-    dials = []
-    for endpoint, source in sources.items():
-        result = results.get(source, DialResult(source, DialOutcome.NOT_DIALLED, 0))
-        from_there = [at for at in accepted if _is_from(endpoint, at, conversation.remote.port)]
-        outcome, came_from = _outcome(_REPORTED[result.outcome], from_there, accepted)
-        base = (conversation.local, conversation.remote, endpoint, at, result.attempts, setting.now() - at)
-        beside = range(0, ATTEMPTS + 1, _STRIDE) if _takes_turns(source) else range(ATTEMPTS)
-        dials.append(ConnectBack(*base, outcome, came_from, controls.answered(beside[: result.attempts])))
-    return dials
-
-
-def _is_from(named: Endpoint, source: Endpoint, port: int) -> bool:
-    """Return whether a connection comes from ``named``; port 0 stands for any but ``port``, the reflector's own."""
-    return source.address == named.address and (source.port == named.port if named.port else source.port != port)
-
-
-def _outcome(
-    reported: Dialled, from_there: Sequence[Endpoint], accepted: Sequence[Endpoint]
-) -> tuple[Dialled, Endpoint | None]:
-    """Return what became of the connect-backs from one source, and the source of the connection that says so.
-
-    What was accepted is for this host to say, and from where: a reflector behind a NAT, or one that misreports, calls
-    its addresses by names that no packet bears.
-    """
-    if from_there:
-        return Dialled.ACCEPTED, from_there[0]
-    if reported is Dialled.ACCEPTED:
-        return Dialled.MISPLACED, next(iter(accepted), None)
-    return reported, None
-
-
-def _dial(source: Source) -> Dial:
-    return Dial(source, TURNS if _takes_turns(source) else ATTEMPTS)
-
-
-def _takes_turns(source: Source) -> bool:
-    return source in (Source.ALTERNATE_SAME_PORT, Source.QUIET_SAME_PORT)
-
-
-def _results(reply: Message | None) -> dict[Source, DialResult]:
-    value = reply.value(Extension.CONNECT_BACK_RESULT) if reply else None
-    try:
-        return {result.source: result for result in read_connect_back_result(value or b"")}
-    except MalformedMessage:
-        return {}
-
-
-class _Acceptor:
-    """Accepts connections and returns each one's token, which proves to the reflector that it reached this host."""
-
-    def __init__(self, listener: Listener) -> None:
-        self._listener = listener
-        self._streams: list[Stream] = []
-        self._tokens: list[tuple[Endpoint, bytes]] = []
-        self._tasks = [asyncio.ensure_future(self._accept())]
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        for task in self._tasks:
-            task.cancel()
-        for stream in self._streams:
-            stream.close()
-
-    def accepted(self, token: bytes) -> list[Endpoint]:
-        """Return the sources of the connections that brought ``token``, in the order in which they did."""
-        return [source for source, brought in self._tokens if brought == token]
-
-    async def _accept(self) -> None:
-        while True:
-            stream = await self._listener.accept()
-            self._streams.append(stream)
-            self._tasks.append(asyncio.ensure_future(self._return_token(stream)))
-
-    async def _return_token(self, stream: Stream) -> None:
-        token = await stream.receive(TOKEN_SIZE)
-        self._tokens.append((stream.remote, token))
-        await stream.send(token)
 
 
 async def hold(

@@ -83,7 +83,8 @@ def _(fact: Volley) -> str:
 def _(fact: ConnectBack) -> str:
     source = str(fact.source) if fact.source.port else f"{fact.source.address}, any port,"
     outcome = fact.outcome.replace("-", " ")
-    return f"{_at(fact.at)} TCP connect-back {source} → {fact.local}: {outcome}, tried {_times(fact.attempts)}"
+    beside = "" if fact.controls is None else f", {fact.controls} controls answered"
+    return f"{_at(fact.at)} TCP connect-back {source} → {fact.local}: {outcome}, tried {_times(fact.attempts)}{beside}"
 
 
 @in_words.register
