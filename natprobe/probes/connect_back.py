@@ -15,7 +15,7 @@ from typing import Self
 
 from natprobe.conversation import TCP_PATIENCE, Conversation
 from natprobe.endpoint import Endpoint
-from natprobe.errors import AddressBusy, MalformedMessage
+from natprobe.errors import CannotRun, MalformedMessage
 from natprobe.extensions import (
     TOKEN_MARK,
     TOKEN_SIZE,
@@ -216,7 +216,7 @@ class _Controls:
         await asyncio.sleep(after)
         try:
             opened = await self._setting.conversation(Endpoint(self._setting.source, 0), self._remote)
-        except AddressBusy:
+        except CannotRun:  # this host has no port or no descriptor left
             return
         with closing(opened):
             if opened.connected and opened.handshake < _SYN_REPEATED:
