@@ -108,14 +108,18 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
     "relay ports closed at a firewall before the server": (
         turn(EDGE),
         "self_only",
-        "bytes go through the relay only to itself: nothing came in from outside; open the server's relay ports "
-        "(coturn: min-port to max-port, UDP)",
+        (
+            "bytes go through the relay only to itself: nothing came in from outside; open the server's relay ports "
+            "(coturn: min-port to max-port, UDP)"
+        ),
     ),
     "somebody else's external-ip": (
         turn(FOREIGN, transport="tcp"),
         "self_only",
-        "bytes go through the relay only to itself: nothing came in from outside; open the server's relay ports "
-        "(coturn: min-port to max-port, UDP), and see whether 198.51.100.99 is the server's address",
+        (
+            "bytes go through the relay only to itself: nothing came in from outside; open the server's relay ports "
+            "(coturn: min-port to max-port, UDP), and see whether 198.51.100.99 is the server's address"
+        ),
     ),
     "no external-ip": (turn(INSIDE), "relay_address", "it relays as 10.5.0.2:"),
     "STUN alone": (turn(NO_TURN), "timeout", "a STUN server answers there, but no TURN"),
