@@ -473,6 +473,29 @@ async def test_an_unknown_required_attribute_spoils_a_success() -> None:
 
 
 @pytest.mark.slow
+async def test_an_answer_from_elsewhere_is_an_answer() -> None:
+    async with serving(lambda *_: None) as other:
+
+        def script(request: Message, _data: bytes) -> None:
+            answer = Message(Class.SUCCESS, request.transaction_id, (xor_mapped_attribute(MAPPED, b"\0" * 12),))
+            for source in server.sources:
+                other.transport.sendto(answer.encode(), source)
+
+        async with serving(script) as server:
+            found = await check(server.url.replace("turn", "stun"), limit=SHORT)
+            place = Endpoint.of(*other.transport.get_extra_info("sockname"))
+    assert (found.state, found.reason) == ("error", f"it answered from {place}, and clients take no answer from there")
+
+
+@pytest.mark.slow
+async def test_a_legal_answer_that_is_too_long_is_named() -> None:
+    def script(request: Message, _data: bytes) -> bytes:
+        return Message(Class.SUCCESS, request.transaction_id, (Attribute(Type.SOFTWARE, bytes(2040)),)).encode()
+
+    assert await told(script, limit=SHORT) == ("error", "its answer has 2064 bytes, and natprobe reads 2048 at most")
+
+
+@pytest.mark.slow
 async def test_slow_is_not_dead() -> None:
     """Each answer takes as long as a third of the time given: four of them are more than all of it."""
     async with serving(granting, delay=0.3) as server:
