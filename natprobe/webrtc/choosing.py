@@ -35,9 +35,9 @@ def choose_ice_servers(servers: Iterable[Any], checks: Iterable[IceServerCheck])
 def _best(checks: Iterable[IceServerCheck]) -> Mapping[tuple[str, str | None], IceServerCheck]:
     """Return for each URL and user the best of the checks that found it usable.
 
-    aiortc asks STUN servers over IPv4 alone.
+    aiortc asks STUN servers over IPv4 alone, and goes to no alternate server.
     """
-    usable = (c for c in checks if c.usable and (c.family == 4 or IceUrl.parse(c.url).relay))
+    usable = (c for c in checks if c.usable and not c.alternate and (c.family == 4 or IceUrl.parse(c.url).relay))
     return {(check.url, check.username): check for check in sorted(usable, key=_rank, reverse=True)}
 
 

@@ -107,7 +107,9 @@ def judge(servers: Sequence[IceServerCheck], nat: Report | None, missing: dict[s
     """Return what calls from here may expect, by the relays that work and by what the NAT lets in."""
     relays = [check for check in servers if check.usable and _relays(check.url)]
     if relays:
-        best = min(relays, key=lambda check: check.rtt_ms or 0.0)
+        best = min(relays, key=lambda check: (not check.confirmed, check.rtt_ms or 0.0))
+        if not best.confirmed:
+            return Verdict(Readiness.READY, Certainty.LIKELY, f"a relay may work: {best.url} ({best.reason})")
         return Verdict(Readiness.READY, Certainty.CONFIRMED, f"a relay works: {best.url}")
     if open_relays := [url for url in missing if url != "nat" and _relays(url)]:
         return not_determined(f"{open_relays[0]}: {missing[open_relays[0]]}")
