@@ -60,11 +60,17 @@ class HostNetwork:
         return asyncio.get_running_loop().time()
 
     async def resolve(self, host: str, version: int) -> tuple[Address, ...]:
-        family = _family(version)
+        return await self._resolve(host, _family(version), f"IPv{version} address")
+
+    async def resolve_both(self, host: str) -> tuple[Address, ...]:
+        """Return the addresses of both versions in one, as most programs ask for them: in the order of RFC 6724."""
+        return await self._resolve(host, socket.AF_UNSPEC, "address")
+
+    async def _resolve(self, host: str, family: socket.AddressFamily, what: str) -> tuple[Address, ...]:
         try:
             found = await _in_thread(partial(socket.getaddrinfo, host, None, family=family, type=socket.SOCK_DGRAM))
         except OSError as wrong:
-            raise NameNotFound(f"{host}: no IPv{version} address found ({wrong.strerror or wrong})") from None
+            raise NameNotFound(f"{host}: no {what} found ({wrong.strerror or wrong})") from None
         return tuple(dict.fromkeys(parse_address(str(sockaddr[0])) for *_, sockaddr in found))
 
     async def source_for(self, remote: Endpoint) -> Address:

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 import natprobe.webrtc
 from natprobe.endpoint import Endpoint
 from natprobe.webrtc import IceServerCheck, IceServerState, choose_ice_servers, timed_credentials
+from natprobe.webrtc.agent import passed_over_by_aiortc, refused_by_aiortc
 from natprobe.webrtc.certificate import not_after, words
-from natprobe.webrtc.ice_servers import IceUrl, passed_over_by_aiortc, read_ice_servers, refused_by_aiortc
+from natprobe.webrtc.configuration import read_ice_servers
+from natprobe.webrtc.ice_servers import IceUrl
 
 # --- URLs -------------------------------------------------------------------------------------------------------------
 
@@ -115,7 +117,7 @@ def test_a_url_alone_is_a_server() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [7, None, {"url": "stun:x"}, {"urls": []}, {"urls": [7]}, {"urls": "stun:x", "username": 7}]
+    "wrong", [7, None, {"uri": "stun:x"}, {"urls": []}, {"urls": [7]}, {"urls": "stun:x", "username": 7}]
 )
 def test_what_is_no_server_is_refused(wrong: Any) -> None:
     with pytest.raises(TypeError, match="ICE server"):

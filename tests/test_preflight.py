@@ -23,7 +23,16 @@ from natprobe.behaviour import Certainty
 from natprobe.endpoint import Endpoint
 from natprobe.reflector import Reflector
 from natprobe.webrtc import IceServerCheck, IceServerState, Preflight, preflight, preflight_events, schema
-from natprobe.webrtc.readiness import Finished, NatClassified, NatTested, Readiness, ServerChecked, advise, judge
+from natprobe.webrtc.readiness import (
+    Finished,
+    Known,
+    NatClassified,
+    NatTested,
+    Readiness,
+    ServerChecked,
+    advise,
+    judge,
+)
 
 ADDRESSES, PORTS = ("127.0.7.2", "127.0.7.3", "127.0.7.4"), (34780, 34790)
 STUN, TURN = f"stun:{ADDRESSES[0]}:{PORTS[0]}", "turn:127.0.7.9:3478"
@@ -139,26 +148,31 @@ SEES = IceServerCheck(STUN, "udp", 4, IceServerState.OK, rtt_ms=5.0)
     ],
 )
 def test_without_a_relay_it_hangs_on_the_nat(nat: str, readiness: str) -> None:
-    verdict = judge([SEES, WRONG], home(nat), {})
+    verdict = judge(Known([SEES, WRONG], home(nat)))
     assert verdict.value == readiness
     assert "no relay works" in verdict.reason
 
 
 @pytest.mark.parametrize("nat", ["apdm-apdf", "udp-blocked"])
 def test_a_relay_that_works_is_enough(nat: str) -> None:
-    assert judge([WORKS], home(nat), {}).value is Readiness.READY
+    assert judge(Known([WORKS], home(nat))).value is Readiness.READY
 
 
 def test_a_relay_that_was_not_tested_to_the_end_determines_nothing() -> None:
-    verdict = judge([SEES], home("apdm-apdf"), {TURN: "not finished within 4 s"})
+    verdict = judge(Known([SEES], home("apdm-apdf"), {TURN: "not finished within 4 s"}))
     assert (verdict.value, verdict.reason) == (None, f"{TURN}: not finished within 4 s")
 
 
+def advice(known: Known) -> list[str]:
+    return list(advise(known, judge(known)))
+
+
 def test_advice_names_each_server_and_what_is_missing() -> None:
-    assert list(advise([WRONG], home("eim-apdf"), judge([WRONG], home("eim-apdf"), {}))) == [f"{TURN}: {WRONG.reason}"]
-    blocked = list(advise([SEES], home("udp-blocked"), judge([SEES], home("udp-blocked"), {})))
-    assert blocked == ["UDP does not get out: add a TURN server over TLS on port 443 (turns:HOST:443?transport=tcp)."]
-    assert list(advise([WORKS], home("eim-apdf"), judge([WORKS], home("eim-apdf"), {}))) == []
+    assert advice(Known([WRONG], home("eim-eif"))) == [f"{TURN}: {WRONG.reason}"]
+    assert advice(Known([SEES], home("udp-blocked"))) == [
+        "UDP does not get out: add a TURN server over TLS on port 443 (turns:HOST:443?transport=tcp)."
+    ]
+    assert advice(Known([WORKS], home("eim-apdf"))) == []
 
 
 def test_the_shipped_schema_is_the_one_made_from_the_types() -> None:

@@ -1,63 +1,19 @@
-"""The way to a server: its name's addresses, the connection, TLS; and on which step it ended."""
+"""The way to a server: the connection, TLS; and on which step it ended."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from natprobe.endpoint import Address, Endpoint, parse_address
-from natprobe.errors import CannotRun, NameNotFound, NoRoute
+from natprobe.endpoint import Endpoint
+from natprobe.errors import CannotRun
 from natprobe.network import Rejection, Stream
 from natprobe.sockets import HostNetwork, start_tls
 from natprobe.webrtc import certificate
 from natprobe.webrtc.ice_servers import IceUrl
 from natprobe.webrtc.link import DatagramLink, Link, StreamLink, refusal
 from natprobe.webrtc.outcome import IceServerState, Unusable
-
-
-async def endpoints(network: HostNetwork, url: IceUrl, versions: Sequence[int]) -> list[Endpoint]:
-    """Return where the URL's server is: one endpoint for each IP version. Raises Unusable where there is none."""
-    found = await _addresses(network, url.host, versions)
-    routes = [await _route(network, Endpoint(address, url.port)) for address in found]
-    reachable = [route for route in routes if isinstance(route, Endpoint)]
-    if not reachable:
-        raise Unusable(IceServerState.UNREACHABLE, str(routes[0]))
-    return reachable
-
-
-async def _addresses(network: HostNetwork, host: str, versions: Sequence[int]) -> list[Address]:
-    with suppress(ValueError):
-        address = parse_address(host)
-        if address.version not in versions:
-            raise Unusable(IceServerState.DNS, f"{host} is an IPv{address.version} address")
-        return [address]
-    results = await asyncio.gather(*(_first_address(network, host, version) for version in versions))
-    found = [result for result in results if not isinstance(result, str)]
-    if not found:
-        raise Unusable(IceServerState.DNS, str(results[0]))
-    return found
-
-
-async def _first_address(network: HostNetwork, host: str, version: int) -> Address | str:
-    """Return the first address of a name, or why there is none."""
-    try:
-        return (await network.resolve(host, version))[0]
-    except NameNotFound as none:
-        return str(none)
-    except UnicodeError:
-        return f"{host} is no name that a name server could know"
-
-
-async def _route(network: HostNetwork, remote: Endpoint) -> Endpoint | str:
-    """Return ``remote`` if this host has a route there, else what the system says."""
-    try:
-        await network.source_for(remote)
-    except (NoRoute, OSError) as none:
-        return str(none)
-    return remote
 
 
 class Approach:
@@ -94,7 +50,7 @@ class Approach:
         self.silence = Unusable(IceServerState.TIMEOUT, "connected over TCP, but the TLS handshake is not answered")
         assert self._tls is not None
         try:
-            self._note_certificate(await start_tls(stream, self._tls, self._url.host))
+            self._note_certificate(await start_tls(stream, self._tls, self._url.server_name))
         except OSError as failure:
             raise await self._tls_failure(failure) from None
 
@@ -103,9 +59,9 @@ class Approach:
         if not isinstance(failure, ssl.SSLError) or isinstance(failure, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             return Unusable(IceServerState.CLOSED, "the connection was closed in the TLS handshake")
         if isinstance(failure, ssl.SSLCertVerificationError):
-            self.silence = Unusable(IceServerState.TLS, certificate.words(failure, None, self._url.host))
+            self.silence = Unusable(IceServerState.TLS, certificate.words(failure, None, self._url.server_name))
             await self._look_at_certificate()
-        return Unusable(IceServerState.TLS, certificate.words(failure, self.not_after, self._url.host))
+        return Unusable(IceServerState.TLS, certificate.words(failure, self.not_after, self._url.server_name))
 
     async def _look_at_certificate(self) -> None:
         """Connect again, trusting everybody, and send nothing: what is refused cannot be read otherwise."""
@@ -117,7 +73,7 @@ class Approach:
             if isinstance(stream, Rejection):
                 return
             try:
-                self._note_certificate(await start_tls(stream, trusting, self._url.host))
+                self._note_certificate(await start_tls(stream, trusting, self._url.server_name))
             finally:
                 stream.close()
 

@@ -12,7 +12,7 @@ import re
 import ssl
 import time
 from collections.abc import Coroutine, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -20,10 +20,13 @@ from natprobe.endpoint import Endpoint
 from natprobe.errors import CannotRun, MalformedMessage
 from natprobe.sockets import HostNetwork
 from natprobe.stun import request
-from natprobe.webrtc.approach import Approach, endpoints
+from natprobe.webrtc.agent import passed_over_by_aiortc, wrong_address
+from natprobe.webrtc.approach import Approach
+from natprobe.webrtc.configuration import read_ice_servers
 from natprobe.webrtc.echo import echo, permit_own
-from natprobe.webrtc.ice_servers import IceServer, passed_over_by_aiortc, read_ice_servers
+from natprobe.webrtc.ice_servers import IceServer, IceUrl
 from natprobe.webrtc.link import Link
+from natprobe.webrtc.names import Name, Silent, why_unreachable
 from natprobe.webrtc.outcome import Depth, IceServerCheck, IceServerState, Unusable
 from natprobe.webrtc.turn import TurnClient, TurnRefusal, software_of, text
 
@@ -46,7 +49,7 @@ _STATES = {
 
 
 async def check_ice_servers(
-    servers: Iterable[Any],
+    servers: Any,
     *,
     depth: Depth | str = Depth.ECHO,
     timeout: float = TIMEOUT,  # noqa: ASYNC109 - no limit around the call: each check has its own and ends well
@@ -55,9 +58,11 @@ async def check_ice_servers(
 ) -> tuple[IceServerCheck, ...]:
     """Check every URL of ``servers`` over every one of the IP versions, all at once, for at most ``timeout`` seconds.
 
-    ``servers`` are RTCIceServer objects of aiortc's, mappings in the shape of the W3C's RTCIceServer, or URLs. ``tls``
-    says whom to trust in place of the system's authorities. The checks come in the order of the URLs, IPv4 first; a
-    version in which a host has no address, or this host no route, is left out if there is another.
+    ``servers`` are RTCIceServer objects of aiortc's, mappings in the shape of the W3C's RTCIceServer, URLs, or a whole
+    configuration: an RTCConfiguration, its mapping, what a vendor's API answers, the same as JSON text. ``tls`` says
+    whom to trust in place of the system's authorities. The checks come in the order of the URLs, and for each URL in
+    the order in which the system gives the addresses of its host; a version in which a host has no address, or this
+    host no route, is left out if there is another.
 
     Raises ValueError for a malformed URL or an unknown depth, TypeError for what is no ICE server. A server that cannot
     be used is no error: it is what the checks tell.
@@ -92,33 +97,49 @@ class _Order:
 
 
 async def _check_url(server: IceServer, passed_over: str | None, order: _Order) -> list[IceServerCheck]:
-    """Check one URL in every IP version that it can be reached in."""
+    """Check one URL at every address of its host, in the system's order."""
     deadline = asyncio.get_running_loop().time() + order.timeout * _ASKING
-
-    def outcome(unusable: Unusable) -> list[IceServerCheck]:
-        found = (unusable.state, unusable.reason, server.username, passed_over)
-        return [IceServerCheck(url.text, url.transport, None, *found)]
-
     url = server.url
     if url.transport == "dtls" or server.credential_type != "password":
         what = "TURN over DTLS" if url.transport == "dtls" else f"credentials of type {server.credential_type}"
-        return outcome(Unusable(IceServerState.NOT_CHECKED, f"natprobe cannot check {what}"))
+        found = [_unusable(url, None, Unusable(IceServerState.NOT_CHECKED, f"natprobe cannot check {what}"))]
+    else:
+        found = await _check_host(server, order, deadline)
+    wrong = passed_over or wrong_address(url, found)
+    return [replace(check, username=server.username, mark=server.mark, unsupported_by_aiortc=wrong) for check in found]
+
+
+async def _check_host(server: IceServer, order: _Order, deadline: float) -> list[IceServerCheck]:
+    """Check one URL in every IP version; each goes on by itself, whatever the name servers do with the other."""
+    url, name = server.url, Name(order.network, server.url.host, order.versions)
+
+    async def check(version: int) -> list[IceServerCheck] | Unusable:
+        try:
+            remotes = await name.endpoints(version, url.port, deadline)
+        except Unusable as unusable:
+            return unusable
+        return await _together(_Check(server, order, remote, deadline).run() for remote in remotes)
+
     try:
-        async with asyncio.timeout_at(deadline):
-            remotes = await endpoints(order.network, url, order.versions)
-    except Unusable as unusable:
-        return outcome(unusable)
-    except TimeoutError:
-        return outcome(Unusable(IceServerState.DNS, f"no name server has answered for {url.host}"))
-    return await _together(_Check(server, passed_over, order, remote, deadline).run() for remote in remotes)
+        results = dict(zip(order.versions, await _together(map(check, order.versions)), strict=True))
+    finally:
+        name.close()
+    checks = [check for found in results.values() if not isinstance(found, Unusable) for check in found]
+    checks.sort(key=lambda check: name.position(check.address.address) if check.address else 0)
+    failed = [(version, found) for version, found in results.items() if isinstance(found, Unusable)]
+    if not checks:
+        return [_unusable(url, None, why_unreachable([unusable for _, unusable in failed], url.host))]
+    return checks + [_unusable(url, version, found) for version, found in failed if isinstance(found, Silent)]
+
+
+def _unusable(url: IceUrl, version: int | None, unusable: Unusable) -> IceServerCheck:
+    return IceServerCheck(url.text, url.transport, version, unusable.state, unusable.reason)
 
 
 class _Check:
     """One check under way: what has been learnt."""
 
-    def __init__(
-        self, server: IceServer, passed_over: str | None, order: _Order, remote: Endpoint, deadline: float
-    ) -> None:
+    def __init__(self, server: IceServer, order: _Order, remote: Endpoint, deadline: float) -> None:
         self._server = server
         self._url = server.url
         self._order = order
@@ -128,7 +149,7 @@ class _Check:
         self._approach = Approach(order.network, server.url, remote, order.tls)
         self._link: Link | None = None
         self._reached: Depth | None = None
-        self._found: dict[str, Any] = {"username": server.username, "unsupported_by_aiortc": passed_over}
+        self._found: dict[str, Any] = {}
 
     async def run(self) -> IceServerCheck:
         """Check, within the deadline and a little, and tell what came of it."""

@@ -81,6 +81,8 @@ class IceServerCheck:
     """Why not, in one line; None if the server is usable."""
     username: str | None = None
     """As whom it was checked."""
+    mark: str | None = None
+    """By this the process that checked knows the credentials again; it betrays nothing of them."""
     unsupported_by_aiortc: str | None = None
     """Why aiortc passes over this URL without a word, or refuses it; None where it would use it."""
     address: Endpoint | None = None
