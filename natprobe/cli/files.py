@@ -5,7 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from json import JSONDecodeError, loads
 from pathlib import Path
+from typing import Any
 
 from natprobe.errors import CannotRun, MalformedReport
 from natprobe.report import Report
@@ -20,6 +22,22 @@ def read_report(path: str) -> Report:
         raise MalformedReport(f"cannot read {path}: {(wrong.strerror or str(wrong)).lower()}") from None
     except (UnicodeDecodeError, MalformedReport) as wrong:
         raise MalformedReport(f"{path} is no report of natprobe: {wrong}") from None
+
+
+def read_json(path: str) -> Any:
+    """Return what the JSON in a file, or on stdin where ``path`` is "-", stands for.
+
+    Raises CannotRun where it cannot be read, ValueError where it is no JSON; neither quotes it, for it may be secret.
+    """
+    try:
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return loads(data.decode("utf-8-sig"))
+    except OSError as wrong:
+        raise CannotRun(f"cannot read {path}: {(wrong.strerror or str(wrong)).lower()}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8") from None
+    except JSONDecodeError as wrong:
+        raise ValueError(f"{path} is no JSON: {wrong.msg}, line {wrong.lineno}") from None
 
 
 @contextmanager

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,8 +29,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def turn(
-    url: Annotated[list[str], typer.Argument(metavar="URL", help="stun:, stuns:, turn: or turns:, then HOST[:PORT].")],
+    url: Annotated[
+        list[str] | None, typer.Argument(metavar="URL", help="stun:, stuns:, turn: or turns:, then HOST[:PORT].")
+    ] = None,
     *,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="ICE servers with their credentials, as JSON of any form; - is stdin."),
+    ] = None,
     username: Annotated[
         str | None, typer.Option(metavar="U", help="For TURN.", envvar="NATPROBE_TURN_USERNAME")
     ] = None,
@@ -54,13 +61,31 @@ def turn(
     from natprobe.webrtc import check_ice_servers
 
     username, password = _credentials(username, password, secret)
-    servers = [{"urls": url, "username": username, "credential": password}]
+    servers = [
+        *_configured(config),
+        *({"urls": one, "username": username, "credential": password} for one in url or []),
+    ]
+    if not (url or config):
+        raise typer.BadParameter("name a URL, or a file with a configuration (--config)")
     versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
     limit = _seconds(timeout)
     checks = asyncio.run(check_ice_servers(servers, depth=_depth(depth), timeout=limit, versions=versions))
-    emit(_json(checks) if json else "".join(map(_lines, checks)))
+    emit(_json(checks) if json else "".join(map(_lines, _warning_once(checks))))
     if not all(check.usable for check in checks):
         raise typer.Exit(NOT_DETERMINED)
+
+
+def _configured(path: str | None) -> list[Any]:
+    """Return the ICE servers in a file."""
+    if path is None:
+        return []
+    from natprobe.cli.files import read_json
+    from natprobe.webrtc.configuration import read_ice_servers
+
+    try:
+        return read_ice_servers(read_json(path))
+    except (TypeError, ValueError) as wrong:
+        raise typer.BadParameter(str(wrong), param_hint="--config") from None
 
 
 def _credentials(username: str | None, password: str | None, secret: str | None) -> tuple[str | None, str | None]:
@@ -94,18 +119,34 @@ def _seconds(text: str) -> float:
 def _json(checks: Iterable[IceServerCheck]) -> str:
     from json import dumps
 
-    document = {"schema": "natprobe.ice-servers/1", "version": VERSION, "checks": [c.to_json() for c in checks]}
+    from natprobe.webrtc.outcome import CHECKS_SCHEMA
+
+    document = {"schema": CHECKS_SCHEMA, "version": VERSION, "checks": [c.to_json() for c in checks]}
     return dumps(document, indent=2) + "\n"
+
+
+def _warning_once(checks: Iterable[IceServerCheck]) -> Iterator[IceServerCheck]:
+    """Yield the checks with each warning about aiortc at the first of them alone."""
+    said: set[str | None] = set()
+    for check in checks:
+        yield replace(check, unsupported_by_aiortc=None) if check.unsupported_by_aiortc in said else check
+        said.add(check.unsupported_by_aiortc)
 
 
 def _lines(check: IceServerCheck) -> str:
     family = f"IPv{check.family}" if check.family else "-"
     state = coloured(f"{check.state:15}", good=check.usable)
-    first = f"{state} {check.transport:4} {family:5} {printable(check.url)}"
+    first = f"{state} {check.transport:4} {family:5} {printable(check.url)}{_where(check)}"
     notes = [check.reason or _measured(check)]
     if check.unsupported_by_aiortc:
         notes.append(f"warning: {check.unsupported_by_aiortc}")
     return "\n".join([first, *(f"{'':16}{printable(note)}" for note in notes if note)]) + "\n"
+
+
+def _where(check: IceServerCheck) -> str:
+    """Return the address that was asked, where the URL has a name."""
+    address = str(check.address.address) if check.address else ""
+    return f" ({address})" if address and address not in check.url else ""
 
 
 def _measured(check: IceServerCheck) -> str:

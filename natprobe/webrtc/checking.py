@@ -164,6 +164,7 @@ class _Check:
             state, reason = unusable.state, unusable.reason
         except TurnRefusal as refused:
             state, reason = self._refused(refused)
+            self._found["code"] = refused.code
         except MalformedMessage as wrong:
             state, reason = IceServerState.ERROR, wrong.reason
         except (CannotRun, OSError) as here:
@@ -192,6 +193,7 @@ class _Check:
         self._found["software"] = software_of(reply)
         if reply.error:
             code, phrase = reply.error
+            self._found["code"] = code
             raise Unusable(_STATES.get(code, IceServerState.ERROR), f"{code} {phrase}".strip())
         if reply.mapped is None:
             raise Unusable(IceServerState.ERROR, "it answered without saying what it saw")

@@ -9,6 +9,8 @@ from typing import Any
 
 from natprobe.endpoint import Endpoint
 
+CHECKS_SCHEMA = "natprobe.ice-servers/1"
+
 
 class Depth(StrEnum):
     """How far a check goes; each step contains those before it. A STUN server can only be bound to."""
@@ -79,6 +81,8 @@ class IceServerCheck:
     state: IceServerState
     reason: str | None = None
     """Why not, in one line; None if the server is usable."""
+    code: int | None = None
+    """The STUN error code (RFC 8489 §14.8), where the server answered with one that ended the check."""
     username: str | None = None
     """As whom it was checked."""
     mark: str | None = None
