@@ -83,6 +83,10 @@ def _host_and_port(scheme: str, place: str) -> tuple[str, int | None]:
         raise ValueError(f"a host follows {scheme}: at once, without //")
     if "@" in place:
         raise ValueError("a username does not stand in the URL, but beside it")
+    if "," in place:
+        raise ValueError("a URL names one host; several URLs are a list, each a text of its own")
+    if place.startswith("{"):
+        raise ValueError("braces are no part of a host: leave them out")
     if place.count(":") > 1 and not place.startswith("["):
         raise ValueError(_brackets_wanted(scheme, place))
     host, port = split_host_port(place)
