@@ -66,7 +66,7 @@ def turn(
         *({"urls": one, "username": username, "credential": password} for one in url or []),
     ]
     if not (url or config):
-        raise typer.BadParameter("name a URL, or a file with a configuration (--config)")
+        raise typer.BadParameter("Missing argument: a URL, or --config FILE")
     versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
     limit = _seconds(timeout)
     checks = asyncio.run(check_ice_servers(servers, depth=_depth(depth), timeout=limit, versions=versions))

@@ -134,9 +134,7 @@ def _turn(transport: IceTransport, known: Knowledge) -> Iterator[Finding]:
 def _give_another(url: str | None, known: Knowledge) -> str:
     """Advise to use a TURN server that was found usable, if there is one."""
     other = known.other_relay(url)
-    return (
-        f"{other} works, and aiortc uses the first TURN URL alone: choose_ice_servers puts it first." if other else ""
-    )
+    return f"{other} works; aiortc uses the first TURN URL alone: choose_ice_servers puts it first." if other else ""
 
 
 def _unused_relay(transport: IceTransport, known: Knowledge) -> str:
