@@ -35,7 +35,7 @@ def in_doubt(transport: IceTransport, pair: CandidatePair) -> Iterator[Finding]:
         yield Finding(Cause.CONSENT_MISSED, Certainty.CONFIRMED, f"{missed}: the peer or the path to it is gone")
         return
     certainty = Certainty.CONFIRMED if lost else Certainty.LIKELY
-    reason = f"{missed if misses else f'the relay in use is gone ({pair})'}: {_suspicion(transport, relay)}"
+    reason = f"{missed if misses else f'over {pair} nothing gets through'}: {_suspicion(transport, relay)}"
     yield Finding(Cause.CONSENT_MISSED, certainty, reason, _LOOK_AT_RELAY)
 
 
