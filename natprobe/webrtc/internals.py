@@ -310,7 +310,8 @@ def _close(connection: Connection, close: Callable[[], Any]) -> Callable[[], Any
         was_open = not _is_closing(connection)
         is_lost = was_open and _was_connected(connection) and connection._query_consent_task is None
         if is_lost:  # to be told at once: with a dead TURN server the closing takes a minute
-            _tell(connection, Step.CONSENT_LOST, str(_selected(connection, {}) or ""))
+            suspicion = _suspicion(connection).removeprefix("; ")
+            _tell(connection, Step.CONSENT_LOST, str(_selected(connection, {}) or ""), suspicion)
         await close()
         if was_open and not is_lost:
             _tell(connection, Step.CLOSED)
@@ -407,13 +408,22 @@ async def _check(connection: Connection, options: dict[str, Any], checking: Any)
     except aioice.stun.TransactionError:
         if is_consent:
             record.misses += 1
-            detail = f"{record.misses} in a row; {CONSENT_FAILURES} end it"
+            detail = f"{record.misses} in a row; {CONSENT_FAILURES} end it{_suspicion(connection)}"
             _tell(connection, Step.CONSENT_MISSED, str(_selected(connection, {}) or ""), detail)
         raise
     record.misses, record.answered = 0, time.monotonic()
     if is_consent:
         record.relay_lost = None
     return answer
+
+
+def _suspicion(connection: Connection) -> str:
+    """Say whom to suspect beside the peer where the pair in use goes through a relay."""
+    pair = _selected(connection, {})
+    if pair is None or not pair.relayed:
+        return ""
+    ours = pair.local.type is CandidateType.RELAY
+    return f"; the relay is suspected first: {turn_url(connection) if ours else pair.remote}"
 
 
 def _note_lost_relay(protocol: Any, reason: str) -> None:

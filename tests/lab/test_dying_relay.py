@@ -94,6 +94,9 @@ async def test_the_relay_is_suspected_from_the_first_check_that_is_missed(
         server.send_signal(end)
         await until(watched, Step.CONSENT_MISSED)
         url = f"turn:{HOST}:{port}?transport={transport}"
+        told = watched.first(Step.CONSENT_MISSED)
+        assert told
+        assert told.detail == f"1 in a row; 6 end it; the relay is suspected first: {url}"
         missed = said(explain(a))
         assert missed[0] is Cause.CONSENT_MISSED
         assert url in missed[2]
@@ -106,6 +109,7 @@ async def test_the_relay_is_suspected_from_the_first_check_that_is_missed(
             assert f"through the relay {url}, so it is suspected first" in missed[2]
         closed = asyncio.create_task(a.get_event())
         await until(watched, Step.CONSENT_LOST)
+        assert watched.events[-1].detail == f"the relay is suspected first: {url}"
         # aioice now tells the dead server that the allocation is to end, and waits; what was known stays known.
         while not closed.done():
             assert explain(a).causes == (Cause.CONSENT_LOST,)
