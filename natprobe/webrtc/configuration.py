@@ -151,4 +151,4 @@ def _described(value: Any) -> str:
     """Return what a value is, by its keys and its type: its values may be secret."""
     if isinstance(value, Mapping):
         return f"a mapping with the keys {', '.join(map(str, value))}" if value else "an empty mapping"
-    return "None" if value is None else f"of type {type(value).__name__}"
+    return "None" if value is None else f"a value of type {type(value).__name__}"

@@ -368,7 +368,9 @@ def _tap_turn_clients() -> None:
 
     @wraps(ended)
     def ended_and_noted(protocol: Any, failure: Exception | None) -> None:
-        _note_lost_relay(protocol, why(failure, 0) if failure else "the server ended the connection")
+        is_udp = isinstance(protocol, aioice.turn.TurnClientUdpProtocol)
+        given_up = "the allocation was not refreshed" if is_udp else "the connection to it has ended"
+        _note_lost_relay(protocol, why(failure, 0) if failure else given_up)
         ended(protocol, failure)
 
     setattr(aioice.turn.TurnClientUdpProtocol, "error_received", refused_and_noted)  # noqa: B010

@@ -102,7 +102,11 @@ async def test_the_relay_is_suspected_from_the_first_check_that_is_missed(
         assert url in missed[2]
         if end is signal.SIGKILL:
             assert missed[1] is Certainty.CONFIRMED
-            gone = "Connection refused \\(ICMP\\)" if transport == "udp" else "ended the connection|reset by peer"
+            gone = (
+                "Connection refused \\(ICMP\\)"
+                if transport == "udp"
+                else "the connection to it has ended|reset by peer"
+            )
             assert re.search(gone, missed[2])
         else:
             assert missed[1] is Certainty.LIKELY
