@@ -36,6 +36,14 @@ _NETWORKS: tuple[tuple[Scope, IPv4Network | IPv6Network], ...] = (
 )
 
 
+_WIDTH = (Scope.LOOPBACK, Scope.LINK_LOCAL, Scope.PRIVATE, Scope.SHARED, Scope.GLOBAL)
+
+
+def is_narrower(scope: Scope, than: Scope) -> bool:
+    """Return whether an address of ``scope`` is of no use to all who reach one of the scope ``than``."""
+    return scope not in _WIDTH or (than in _WIDTH and _WIDTH.index(scope) < _WIDTH.index(than))
+
+
 def parse_address(text: str) -> Address:
     """Return the address that ``text`` names, an IPv4-mapped IPv6 address as the IPv4 one it stands for.
 

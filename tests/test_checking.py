@@ -41,6 +41,8 @@ RELAYED = Endpoint.parse("198.51.100.10:50000")
 MAPPED = Endpoint.parse("198.51.100.1:40000")
 CHALLENGE = (Attribute(Type.REALM, b"lab.example"), Attribute(Type.NONCE, b"a nonce"))
 
+NOWHERE = Endpoint.parse("224.0.0.1:3478")
+
 SHORT, LONG = 0.4, 3.0
 """Limits in seconds: for what only the end of the time can tell, and for what is told long before."""
 ENDED_BY_TIME = ("timeout", "not_stun")
@@ -135,7 +137,10 @@ async def test_a_nonce_that_is_always_stale_is_tried_once_more() -> None:
 
     async with serving(script) as server:
         found = await check(server.url)
-    assert (found.state, found.reason) == (IceServerState.STALE_NONCE, "438 Stale Nonce")
+    assert (found.state, found.reason) == (
+        IceServerState.STALE_NONCE,
+        "438 Stale Nonce: usually several servers behind one address that do not share their nonces",
+    )
     assert len(server.requests) == 3
 
 
@@ -154,7 +159,7 @@ async def test_a_nonce_that_is_stale_once_is_no_fault() -> None:
     ("password", "said"),
     [
         ("wrong", "401 No!: wrong username or credential"),
-        (None, "a username and a credential are wanted, and none are"),
+        (None, "a username and a credential are wanted, and the credential is missing"),
     ],
 )
 async def test_who_is_not_let_in(password: str | None, said: str) -> None:
@@ -207,12 +212,16 @@ async def test_nor_does_it_keep_the_true_one_out() -> None:
         (lambda r: failure(r, 403, "Forbidden"), "error", "403 Forbidden"),
         (lambda r: failure(r, 486, "Allocation Quota Reached"), "quota", "486 Allocation Quota Reached"),
         (
-            lambda r: failure(r, 300, "Try Alternate", address_attribute(TurnType.ALTERNATE_SERVER, RELAYED)),
+            lambda r: failure(r, 300, "Try Alternate\0\0", address_attribute(TurnType.ALTERNATE_SERVER, RELAYED)),
             "error",
-            f"300 Try Alternate (to {RELAYED})",
+            f"300 Try Alternate: it sends its clients to {RELAYED}",
         ),
         (lambda r: failure(r, 300, "Try", Attribute(TurnType.ALTERNATE_SERVER, b"?")), "error", "300 Try"),
-        (lambda r: Message(Class.ERROR, r.transaction_id, (), r.method).encode(), "error", "0 an error without a code"),
+        (
+            lambda r: Message(Class.ERROR, r.transaction_id, (), r.method).encode(),
+            "error",
+            "Allocate refused without a code",
+        ),
         (success, "error", "an answer to Allocate without a relayed address"),
         (
             lambda r: success(r, Attribute(TurnType.XOR_RELAYED_ADDRESS, b"\0\1")),
@@ -263,7 +272,8 @@ async def test_a_peer_that_is_refused_is_told_from_a_client_that_is() -> None:
         return granting(request, data)
 
     state, reason = await told(script, depth=Depth.PERMISSION)
-    assert (state, reason) == ("forbidden_peer", "403 No: the server relays neither to itself nor to this host")
+    said = "403 No: the server relays neither to itself nor to this host (coturn: allow-loopback-peers)"
+    assert (state, reason) == ("forbidden_peer", said)
 
 
 async def test_stun_that_does_not_say_what_it_saw() -> None:

@@ -85,14 +85,14 @@ def _fails_at_once(check: IceServerCheck) -> bool:
 def serves_aiortc(url: IceUrl, checks: Sequence[IceServerCheck]) -> bool:
     """Whether a URL works with aiortc as it is: at every address that aiortc may take."""
     taken = taken_by_aiortc(url, checks)
-    return bool(taken) and all(check.usable for check in taken)
+    return bool(taken) and all(check.serves_aiortc for check in taken)
 
 
 def wrong_address(url: IceUrl, checks: Sequence[IceServerCheck]) -> str | None:
     """Return why aiortc gets nothing from a server that works at one of its addresses; None where it does not."""
-    if serves_aiortc(url, checks) or not any(check.usable for check in checks):
+    if serves_aiortc(url, checks) or not any(check.serves_aiortc for check in checks):
         return None
-    dead = next((check for check in taken_by_aiortc(url, checks) if not check.usable), None)
+    dead = next((check for check in taken_by_aiortc(url, checks) if not check.serves_aiortc), None)
     if dead is None:
         return f"aiortc asks STUN servers over IPv4 alone, and {url.host} has no IPv4 address that can be asked"
     if _is_untold(dead):
@@ -108,6 +108,6 @@ def pinned(url: IceUrl, checks: Iterable[IceServerCheck]) -> str | None:
     """
     if url.secure:
         return None
-    good = [check for check in checks if check.usable and check.address and check.family == 4]
+    good = [check for check in checks if check.serves_aiortc and check.address and check.family == 4]
     best = min(good, key=lambda check: check.rtt_ms or 0.0, default=None)
     return url.at(best.address.address) if best and best.address else None

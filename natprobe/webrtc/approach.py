@@ -43,7 +43,7 @@ class Approach:
         except BaseException:
             stream.close()
             raise
-        return StreamLink(stream, self._remote)
+        return StreamLink(stream, self._remote, tls=self._url.transport == "tls")
 
     async def _secure(self, stream: Stream) -> None:
         """Speak TLS from now on. Raises Unusable with what is wrong, and with the certificate's last day."""

@@ -32,7 +32,7 @@ def choose_ice_servers(servers: Any, checks: Iterable[IceServerCheck]) -> list[A
 class Choice:
     """A server to give to aiortc, how good it is, and the URL to give, which may have an address in place of a name."""
 
-    rank: tuple[int, float]
+    rank: tuple[bool, int, float]
     url: str
     server: IceServer
     entry: Any
@@ -62,11 +62,12 @@ def _choice(given: Given, checks: Sequence[IceServerCheck]) -> Choice | None:
     if passed_over_by_aiortc([server]) != [None]:
         return None
     url = server.url.text if serves_aiortc(server.url, checks) else pinned(server.url, checks)
-    return Choice(min(_rank(check) for check in checks if check.usable), url, *given) if url else None
+    return Choice(min(_rank(check) for check in checks if check.serves_aiortc), url, *given) if url else None
 
 
-def _rank(check: IceServerCheck) -> tuple[int, float]:
-    return _TRANSPORTS.index(check.transport), check.rtt_ms or 0.0
+def _rank(check: IceServerCheck) -> tuple[bool, int, float]:
+    """Return how good a server is, the less the better; one that was tested to the end comes first."""
+    return not check.confirmed, _TRANSPORTS.index(check.transport), check.rtt_ms or 0.0
 
 
 def _with_url(entry: Any, server: IceServer, url: str) -> Any:

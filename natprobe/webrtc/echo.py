@@ -1,8 +1,9 @@
 """Bytes through a relay, out and back: that an allocation was granted says nothing about what goes through it.
 
-There are two ways, and one is enough. Out of the relay and into it again, from its own address to its own: works
-where UDP does not leave this host, and where the server relays to itself. And between the relay and a second socket of
-this host's: that one writes to the relay first, so that whatever NAT is before it lets the relay answer.
+A second socket of this host writes to the relay, as a peer does, and the relay answers it: what comes back has been
+outside of the server. The relay also writes to itself. That works where UDP does not leave this host; but such bytes
+may never leave the server, whose firewall and external address they then say nothing about. So the way through the
+second socket decides wherever UDP gets out of this host, which a Binding request from that same socket shows.
 """
 
 from __future__ import annotations
@@ -12,63 +13,89 @@ import os
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 
-from natprobe.endpoint import Endpoint
-from natprobe.errors import CannotRun
+from natprobe.endpoint import Address, Endpoint, Scope, is_narrower
+from natprobe.errors import CannotRun, MalformedMessage
 from natprobe.exchange import gaps
 from natprobe.network import Datagram, Datagrams, Network
-from natprobe.webrtc.link import Link
-from natprobe.webrtc.outcome import IceServerState, Unusable
+from natprobe.stun import Class, decode, request
+from natprobe.webrtc.link import DatagramLink, Link
+from natprobe.webrtc.outcome import Depth, IceServerState, Unusable
 from natprobe.webrtc.turn import Allocation, TurnClient, TurnRefusal
 
 _SIZE = 16
+_STUN_PORT = 3478
 
 
-async def permit_own(turn: TurnClient, allocation: Allocation) -> None:
-    """Have the relay let in itself, and this host as the server sees it. Raises TurnRefusal where it does neither."""
+def refuse_unreachable(relayed: Endpoint, remote: Endpoint) -> None:
+    """Raise Unusable for a relayed address that is of no use to peers of the server at ``remote``."""
+    useless = is_narrower(relayed.scope, remote.scope) or relayed.port == 0 or str(relayed.address) == "255.255.255.255"
+    if useless:
+        raise Unusable(
+            IceServerState.RELAY_ADDRESS,
+            f"it relays as {relayed} ({relayed.scope}), which peers cannot reach: set the server's external address "
+            "(coturn: external-ip)",
+        )
+
+
+async def permit_own(turn: TurnClient, allocation: Allocation) -> set[Address]:
+    """Have the relay let in itself, and this host as the server sees it; return which of them it does.
+
+    Raises TurnRefusal where it lets in neither.
+    """
     own = {peer.address: peer for peer in (allocation.mapped, allocation.relayed) if peer}
     peers = [peer for peer in own.values() if peer.version == allocation.relayed.version]
     results = await asyncio.gather(*map(turn.permit, peers), return_exceptions=True)
     failures = [result for result in results if result]
     if len(failures) == len(peers) or not all(isinstance(failure, TurnRefusal) for failure in failures):
         raise next((failure for failure in failures if not isinstance(failure, TurnRefusal)), failures[0])
+    return {peer.address for peer, result in zip(peers, results, strict=True) if not result}
 
 
-async def echo(network: Network, link: Link, turn: TurnClient, allocation: Allocation) -> None:
-    """Wait until bytes have gone through the relay both ways. Raises Unusable where they do not."""
+async def echo(
+    network: Network, link: Link, turn: TurnClient, allocation: Allocation, permitted: set[Address]
+) -> tuple[Depth, str | None]:
+    """Wait until bytes have gone through the relay both ways, from outside and back.
+
+    Return the depth, and what could not be tested from here. Raises Unusable where bytes do not go through.
+    """
     async with _second_socket(network, allocation.relayed) as second:
-        test = _Echo(turn, allocation.relayed, second)
+        test = _Echo(link, turn, allocation, permitted, second)
         async with _running(test.serve_relay(), test.serve_second()):
             for gap in gaps(lambda: link.exact_rtt):
                 await test.send()
-                if await test.succeeds_within(gap):
-                    return
-    raise Unusable(IceServerState.NO_DATA, test.failure)
+                if await test.settled_within(gap):
+                    break
+    return test.judge()
 
 
 class _Echo:
     """One test: three secrets, for each way one, so that what arrives tells where it has been."""
 
-    def __init__(self, turn: TurnClient, relayed: Endpoint, second: Datagrams | None) -> None:
-        self._turn, self._relayed, self._second = turn, relayed, second
+    def __init__(
+        self, link: Link, turn: TurnClient, allocation: Allocation, permitted: set[Address], second: Datagrams | None
+    ) -> None:
+        self._link, self._turn, self._relayed, self._second = link, turn, allocation.relayed, second
         self._around, self._inward, self._outward = (os.urandom(_SIZE) for _ in range(3))
-        self._done = asyncio.Event()
-        self._came_in = False
-
-    @property
-    def failure(self) -> str:
-        if self._came_in:
-            return "allocated and permitted, and bytes come in through the relay, but none go out"
-        return "allocated and permitted, but no bytes go through the relay"
+        self._control = request()
+        self._permitted = permitted
+        self._reflexive = {allocation.mapped.address} if allocation.mapped else set()
+        self._udp = isinstance(link, DatagramLink)
+        self._settled = asyncio.Event()
+        self._to_itself = self._came_in = self._through = False
 
     async def send(self) -> None:
-        await self._turn.send(self._around, self._relayed)
+        if self._relayed.address in self._permitted:
+            await self._turn.send(self._around, self._relayed)
         if self._second:
             await self._second.send(self._inward, self._relayed)
+            remote = self._link.remote
+            for port in {remote.port, _STUN_PORT} if remote.version == self._relayed.version else ():
+                await self._second.send(self._control.encode(), remote.with_port(port))
 
-    async def succeeds_within(self, seconds: float) -> bool:
+    async def settled_within(self, seconds: float) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                return await self._done.wait()
+                return await self._settled.wait()
         except TimeoutError:
             return False
 
@@ -76,7 +103,9 @@ class _Echo:
         while True:
             data, peer = await self._turn.receive()
             if data == self._around:
-                self._done.set()
+                self._to_itself = True
+                if not self._second:
+                    self._settled.set()
             elif data == self._inward:
                 self._came_in = True
                 await self._turn.send(self._outward, peer)
@@ -84,8 +113,69 @@ class _Echo:
     async def serve_second(self) -> None:
         while self._second:
             arrival = await self._second.receive()
-            if isinstance(arrival, Datagram) and arrival.data == self._outward:
-                self._done.set()
+            if not isinstance(arrival, Datagram):
+                continue
+            if arrival.data == self._outward:
+                self._through = True
+                self._settled.set()
+            else:
+                await self._heed_control(arrival.data)
+
+    async def _heed_control(self, data: bytes) -> None:
+        """Take the answer to the Binding request: UDP gets out and back, and this socket's own address is known."""
+        try:
+            reply = decode(data)
+        except MalformedMessage:
+            return
+        if reply.transaction_id != self._control.transaction_id or reply.class_ not in (Class.SUCCESS, Class.ERROR):
+            return
+        self._udp = True
+        # A NAT may give this socket another external address than it gave to the first (RFC 4787 §4.1).
+        if reply.mapped and reply.mapped.address not in self._reflexive:
+            self._reflexive.add(reply.mapped.address)
+            try:
+                await self._turn.permit(reply.mapped)
+            except (TurnRefusal, Unusable):
+                return
+            self._permitted.add(reply.mapped.address)
+
+    def judge(self) -> tuple[Depth, str | None]:
+        if self._through:
+            return Depth.ECHO, None
+        untested = self._untested()
+        if untested:
+            if self._to_itself:
+                return Depth.ECHO, f"bytes went through the relay to itself alone: {untested}"
+            return Depth.PERMISSION, f"permission is granted, and bytes could not be tested: {untested}"
+        if self._came_in:
+            said = "allocated and permitted, and bytes come in through the relay, but none go out"
+            raise Unusable(IceServerState.NO_DATA, said)
+        if self._to_itself:
+            raise Unusable(IceServerState.SELF_ONLY, self._self_only())
+        raise Unusable(IceServerState.NO_DATA, "allocated and permitted, but no bytes go through the relay")
+
+    def _untested(self) -> str | None:
+        """Return why silence on the way through the second socket proves nothing; None where it does."""
+        remote, relayed = self._link.remote, self._relayed
+        if self._second is None:
+            return f"this host cannot send to {relayed.address}"
+        if not self._udp:
+            return "UDP is not answered here"
+        if not self._reflexive & self._permitted:
+            return "the server does not let in this host as a peer"
+        if is_narrower(remote.scope, relayed.scope) and remote.scope is not Scope.LOOPBACK:
+            return (
+                f"the server is reached from inside of its network, and {relayed.address} is an address outside of it"
+            )
+        return None
+
+    def _self_only(self) -> str:
+        said = "bytes go through the relay only to itself: nothing came in from outside; open the server's relay ports "
+        said += "(coturn: min-port to max-port, UDP)"
+        remote, relayed = self._link.remote, self._relayed
+        if relayed.version == remote.version and relayed.address != remote.address:
+            said += f", and see whether {relayed.address} is the server's address (coturn: external-ip)"
+        return said
 
 
 @asynccontextmanager
@@ -93,7 +183,7 @@ async def _second_socket(network: Network, relayed: Endpoint) -> AsyncIterator[D
     """Give a socket that can write to the relay; None where this host cannot."""
     try:
         socket = await network.datagrams(Endpoint(await network.source_for(relayed), 0))
-    except CannotRun:
+    except (CannotRun, OSError):
         yield None
         return
     try:

@@ -32,7 +32,7 @@ class Knowledge:
         ``mark`` tells the credentials that are used (``ice_servers.mark_of``): those of others do not count.
         """
         checks = self._checks_of(url, mark)
-        return next((check for check in taken_by_aiortc(IceUrl.parse(url), checks) if not check.usable), None)
+        return next((check for check in taken_by_aiortc(IceUrl.parse(url), checks) if not check.serves_aiortc), None)
 
     def found_usable(self, url: str, mark: str | None = None) -> bool:
         """Whether a server was checked and nothing is wrong with it as aiortc uses it."""

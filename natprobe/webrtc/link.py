@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import NoReturn
 
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
-from natprobe.exchange import gaps
+from natprobe.exchange import gaps, patience
 from natprobe.integrity import signed, verified
 from natprobe.network import Datagrams, Rejection, Stream
-from natprobe.stun import HEADER_SIZE, Class, Message, decode, message_length
+from natprobe.stun import HEADER_SIZE, MAGIC_COOKIE, MAX_SIZE, Class, Message, Type, decode, message_length
 from natprobe.webrtc.outcome import IceServerState, Unusable
 
 _REJECTIONS = 2
@@ -21,6 +21,8 @@ _REJECTIONS = 2
 _UNSIGNED = (401, 438)
 """Errors that tell what to sign with, and so need not be signed (RFC 8489 §9.2.4)."""
 _UNASKED = 256
+_LATE = 3
+"""Round trips after which an answer is late."""
 
 
 class Link(ABC):
@@ -36,6 +38,11 @@ class Link(ABC):
         """The same; until there is one, from the first of several copies, which may be too long."""
         self.unasked: asyncio.Queue[Message] = asyncio.Queue(_UNASKED)
         """Indications; those that nobody fetches are lost."""
+        self.unsigned: Message | None = None
+        """An error that should have been signed and was not, as long as no signed answer to the same request came."""
+        self.on_answer: Callable[[], None] | None = None
+        """Is called at each answer, when `rtt` is known."""
+        self._asked_at = 0.0
         self._stray: Unusable | None = None
         """What came in place of an answer, and may not be the server's doing."""
         self._open: dict[bytes, tuple[asyncio.Future[Message], bytes | None]] = {}
@@ -72,7 +79,7 @@ class Link(ABC):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Message] = loop.create_future()
         self._open[request.transaction_id] = answer, key
-        began = loop.time()
+        began = self._asked_at = loop.time()
         try:
             for copy, gap in enumerate(self._gaps(), 1):
                 await self.send(data)
@@ -82,6 +89,8 @@ class Link(ABC):
                     return answer.result()
                 if self._pump.done():
                     self._pump.result()
+            if self.unsigned and self.unsigned.transaction_id == request.transaction_id:
+                return self.unsigned
         finally:
             del self._open[request.transaction_id]
         raise self.silence
@@ -91,6 +100,14 @@ class Link(ABC):
         if exact:
             self.exact_rtt = min(seconds, self.exact_rtt or seconds)
         self.rtt = self.exact_rtt or min(seconds, self.rtt or seconds)
+        if self.on_answer:
+            self.on_answer()
+
+    @property
+    def slow(self) -> bool:
+        """Whether the answer to the last request may still be on its way, by the round trips so far."""
+        waited = asyncio.get_running_loop().time() - self._asked_at
+        return self.rtt is not None and waited < _LATE * self.rtt
 
     @property
     def silence(self) -> Unusable:
@@ -112,10 +129,30 @@ class Link(ABC):
             return
         if key and not (message.error and message.error[0] in _UNSIGNED):
             trusted = verified(data, key)
-            if trusted is None:  # to be thrown away, for the true one may follow (RFC 8489 §9.2.5)
-                self._stray = Unusable(IceServerState.ERROR, "an answer came that is not signed with this password")
+            if trusted is None:
+                self._put_aside(message, answer)
                 return
             message = trusted
+        self.unsigned = None
+        answer.set_result(message)
+
+    def _put_aside(self, message: Message, answer: asyncio.Future[Message]) -> None:
+        """Take an answer that is not signed only if no signed one follows it (RFC 8489 §9.2.5).
+
+        An error may then be the server's all the same: pion/turn signs none of its own.
+        """
+        if message.class_ is Class.SUCCESS:
+            sha256 = message.value(Type.MESSAGE_INTEGRITY_SHA256) is not None
+            how = "is signed with MESSAGE-INTEGRITY-SHA256 alone" if sha256 else "is not signed with this password"
+            self._stray = Unusable(IceServerState.ERROR, f"an answer came that {how}")
+        elif self.unsigned is None or self.unsigned.transaction_id != message.transaction_id:
+            self.unsigned = message
+            wait = patience(self.exact_rtt) / 2
+            asyncio.get_running_loop().call_later(wait, _settle, answer, message)
+
+
+def _settle(answer: asyncio.Future[Message], message: Message) -> None:
+    if not answer.done():
         answer.set_result(message)
 
 
@@ -145,7 +182,10 @@ class DatagramLink(Link):
                 try:
                     self._deliver(arrival.data)
                 except MalformedMessage as wrong:
-                    self._stray = _no_stun(wrong)
+                    self._stray = _too_long(arrival.data, len(arrival.data)) or _no_stun(wrong)
+            elif arrival.data[8:HEADER_SIZE] in self._open:
+                said = f"it answered from {arrival.source}, and clients take no answer from there"
+                self._stray = Unusable(IceServerState.ERROR, said)
 
     def _close(self) -> None:
         self._datagrams.close()
@@ -154,10 +194,12 @@ class DatagramLink(Link):
 class StreamLink(Link):
     """Over TCP or TLS: each request goes out once."""
 
-    _mute = "connected, but no answer"
-
-    def __init__(self, stream: Stream, remote: Endpoint) -> None:
+    def __init__(self, stream: Stream, remote: Endpoint, *, tls: bool) -> None:
         self._stream = stream
+        other = "another protocol (HTTPS?)" if tls else "another protocol (TLS?)"
+        self._mute = f"connected, but no answer: {other} may be spoken there"
+        wanted = "; a client certificate may be wanted" if tls else ""
+        self._closed = f"the connection was closed in place of an answer: {other} may be spoken there{wanted}"
         super().__init__(remote)
 
     async def send(self, data: bytes) -> None:
@@ -168,16 +210,17 @@ class StreamLink(Link):
 
     async def _read(self) -> NoReturn:
         while True:
+            head = await self._exactly(HEADER_SIZE)
             try:
-                head = await self._exactly(HEADER_SIZE)
                 self._deliver(head + await self._exactly(message_length(head) - HEADER_SIZE))
             except MalformedMessage as wrong:
-                raise _no_stun(wrong) from None
+                size = HEADER_SIZE + int.from_bytes(head[2:4], "big")
+                raise (_too_long(head, size) or _no_stun(wrong)) from None
 
     async def _exactly(self, size: int) -> bytes:
         data = await self._stream.receive(size)
         if len(data) < size:
-            raise Unusable(IceServerState.CLOSED, "the connection was closed in place of an answer")
+            raise Unusable(IceServerState.CLOSED, self._closed)
         return data
 
     def _close(self) -> None:
@@ -192,3 +235,10 @@ def refusal(rejection: Rejection) -> Unusable:
 
 def _no_stun(wrong: MalformedMessage) -> Unusable:
     return Unusable(IceServerState.NOT_STUN, f"what came back is no STUN ({wrong})")
+
+
+def _too_long(head: bytes, size: int) -> Unusable | None:
+    """Return what a STUN message means that is legal, and longer than natprobe reads."""
+    if size <= MAX_SIZE or head[4:8] != MAGIC_COOKIE.to_bytes(4, "big"):
+        return None
+    return Unusable(IceServerState.ERROR, f"its answer has {size} bytes, and natprobe reads {MAX_SIZE} at most")

@@ -51,6 +51,10 @@ class IceServerState(StrEnum):
     """403: the server relays to none of the peers tried."""
     NO_DATA = "no_data"
     """An allocation and a permission were granted, but nothing goes through."""
+    SELF_ONLY = "self_only"
+    """Bytes go through the relay to itself, and none come in from outside of the server."""
+    RELAY_ADDRESS = "relay_address"
+    """The relayed address is one that peers cannot reach, as a private address of a public server's."""
     ERROR = "error"
     """The server refuses with another error, or breaks the protocol."""
     NOT_CHECKED = "not_checked"
@@ -64,6 +68,10 @@ class Unusable(Exception):
         super().__init__(reason)
         self.state = state
         self.reason = reason
+
+    @property
+    def outcome(self) -> tuple[IceServerState, str]:
+        return self.state, self.reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +88,7 @@ class IceServerCheck:
     """4 or 6; None where no address was found."""
     state: IceServerState
     reason: str | None = None
-    """Why not, in one line; None if the server is usable."""
+    """Why not, in one line. For a usable server None, or what could not be tested and how the server was found."""
     code: int | None = None
     """The STUN error code (RFC 8489 §14.8), where the server answered with one that ended the check."""
     username: str | None = None
@@ -90,6 +98,8 @@ class IceServerCheck:
     unsupported_by_aiortc: str | None = None
     """Why aiortc passes over this URL without a word, or refuses it; None where it would use it."""
     address: Endpoint | None = None
+    alternate: Endpoint | None = None
+    """Where the server sent this client by 300 Try Alternate, and what was checked in its place."""
     depth: Depth | None = None
     """The deepest step that succeeded."""
     rtt_ms: float | None = None
@@ -109,6 +119,16 @@ class IceServerCheck:
     @property
     def usable(self) -> bool:
         return self.state is IceServerState.OK
+
+    @property
+    def serves_aiortc(self) -> bool:
+        """Whether aiortc too can use the server at this address: it does not follow 300 Try Alternate."""
+        return self.usable and self.alternate is None
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether all that was asked for was tested, by a path that peers' packets take too."""
+        return self.usable and self.reason is None
 
     def to_json(self) -> dict[str, Any]:
         """Return this as an object for ``json.dumps``, every field by its name."""

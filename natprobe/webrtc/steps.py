@@ -11,6 +11,8 @@ from enum import StrEnum
 from aioice import Connection
 from aioice.stun import TransactionFailed, TransactionTimeout
 
+from natprobe.webrtc.phrases import error_words
+
 
 class Step(StrEnum):
     """What happened to a connection."""
@@ -37,9 +39,8 @@ def why(failure: BaseException, waited: float) -> str:
     """Return why a question to a server came to nothing after ``waited`` seconds."""
     match failure:
         case TransactionFailed():
-            code, reason = failure.response.attributes.get("ERROR-CODE", ("", "an error without a code"))
-            # The server's own words, whatever they are.
-            return "".join(filter(str.isprintable, f"{code} {reason}")).strip()
+            code, reason = failure.response.attributes.get("ERROR-CODE", (0, ""))
+            return error_words(code, reason) if code else "an error without a code"
         case TransactionTimeout():
             return "no answer"
         case asyncio.CancelledError():

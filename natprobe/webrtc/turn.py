@@ -32,22 +32,42 @@ class Method(IntEnum):
 
 
 class TurnType(IntEnum):
-    """RFC 8656 §18; ALTERNATE-SERVER of RFC 8489 §14.15."""
+    """RFC 8656 §18; ALTERNATE-SERVER and ALTERNATE-DOMAIN of RFC 8489 §14.15 and §14.16; RFC 7635 §6.1."""
 
     LIFETIME = 0x000D
     XOR_PEER_ADDRESS = 0x0012
     DATA = 0x0013
     XOR_RELAYED_ADDRESS = 0x0016
     REQUESTED_TRANSPORT = 0x0019
+    PASSWORD_ALGORITHMS = 0x8002
+    ALTERNATE_DOMAIN = 0x8003
     ALTERNATE_SERVER = 0x8023
+    THIRD_PARTY_AUTHORIZATION = 0x802E
+
+
+_REGISTERED = range(0x0001, 0x0030)
+"""Comprehension-required attributes that some RFC defines; in an answer they surprise nobody."""
 
 
 class TurnRefusal(Exception):
-    """An error response: its code, and the server's phrase."""
+    """An error response to a request of ``method``.
 
-    def __init__(self, code: int, phrase: str) -> None:
-        super().__init__(f"{code} {phrase}".strip())
-        self.code = code
+    ``signed`` is False where it should be signed and is not; ``lacks`` names what is missing to answer a challenge.
+    """
+
+    def __init__(self, method: Method, reply: Message, *, signed: bool = True, lacks: str | None = None) -> None:
+        self.code, self.phrase = reply.error or (0, "")
+        super().__init__(f"{self.code} {self.phrase}".strip())
+        self.method = method
+        self.signed = signed
+        self.lacks = lacks
+        self.realm = reply.value(Type.REALM)
+        self.alternate = _alternate(reply)
+        self.domain = text(reply.value(TurnType.ALTERNATE_DOMAIN))
+        self.wants_token = reply.value(TurnType.THIRD_PARTY_AUTHORIZATION) is not None
+        self.wants_sha256 = reply.value(TurnType.PASSWORD_ALGORITHMS) is not None
+        self.not_followed: str | None = None
+        """Why the alternate server was not asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,16 +135,21 @@ class TurnClient:
         """Ask: with the credentials once they are asked for, and once more where the nonce has become stale."""
         stale = False
         while True:
-            unsigned = self._key is None
+            challenged = self._key is not None
             reply = await self._link.ask(self._message(method, attributes, peer), self._key)
             self.software = software_of(reply) or self.software
             if reply.class_ is Class.SUCCESS:
+                refuse_unknown(reply)
                 return reply
-            code, phrase = reply.error or (0, "an error without a code")
-            again = (code == _UNAUTHENTICATED and unsigned) or (code == _STALE_NONCE and not stale)
-            if not (again and self._take_challenge(reply)):
-                raise TurnRefusal(code, phrase + _alternate(reply))
-            stale = stale or code == _STALE_NONCE
+            refused = TurnRefusal(method, reply, signed=reply is not self._link.unsigned)
+            again = refused.code == _UNAUTHENTICATED and not challenged
+            again = again or (refused.code == _STALE_NONCE and not stale)
+            if not again or refused.wants_token or self._username is None or self._credential is None:
+                raise refused
+            refused.lacks = self._take_challenge(reply)
+            if refused.lacks:
+                raise refused
+            stale = stale or refused.code == _STALE_NONCE
 
     def _message(self, method: Method, attributes: tuple[Attribute, ...], peer: Endpoint | None) -> Message:
         message = Message(Class.REQUEST, os.urandom(12), attributes + self._credentials(), method)
@@ -137,15 +162,29 @@ class TurnClient:
         values = {Type.USERNAME: username, Type.REALM: self.realm, Type.NONCE: self.nonce}
         return tuple(Attribute(type_, value or b"") for type_, value in values.items())
 
-    def _take_challenge(self, reply: Message) -> bool:
-        """Take realm and nonce from an error; return whether there is anything to answer them with."""
-        nonce = reply.value(Type.NONCE)
-        self.realm = reply.value(Type.REALM) or self.realm
-        if self.realm is None or nonce is None or self._username is None or self._credential is None:
-            return False
+    def _take_challenge(self, reply: Message) -> str | None:
+        """Take realm and nonce from an error; return the name of what is missing. An empty realm is a realm."""
+        realm, nonce = reply.value(Type.REALM), reply.value(Type.NONCE)
+        self.realm = self.realm if realm is None else realm
+        if self.realm is None:
+            return "REALM"
+        if nonce is None:
+            return "NONCE"
+        assert self._username is not None
+        assert self._credential is not None
         self.nonce = nonce
         self._key = long_term_key(self._username, self.realm, self._credential)
-        return True
+        return None
+
+
+def refuse_unknown(reply: Message) -> None:
+    """Raise Unusable for a success with an attribute that must be understood and is not (RFC 8489 §6.3.3)."""
+    unknown = reply.unknown(_REGISTERED)
+    if unknown:
+        names = ", ".join(f"0x{type_:04x}" for type_ in unknown)
+        raise Unusable(
+            IceServerState.ERROR, f"its answer has an unknown required attribute ({names}): clients discard it"
+        )
 
 
 def software_of(message: Message) -> str | None:
@@ -169,10 +208,9 @@ def _lifetime(reply: Message) -> int | None:
     return int.from_bytes(value, "big") if value is not None and len(value) == 4 else None
 
 
-def _alternate(reply: Message) -> str:
-    """Return where an error 300 points to: this client does not follow it, and neither does aioice."""
+def _alternate(reply: Message) -> Endpoint | None:
     value = reply.value(TurnType.ALTERNATE_SERVER)
     try:
-        return f" (to {address(value)})" if value else ""
+        return address(value) if value else None
     except MalformedMessage:
-        return ""
+        return None
