@@ -10,7 +10,7 @@ from typing import Any, Self
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage, NoRoute
-from natprobe.exchange import reading
+from natprobe.exchange import reading, rejected
 from natprobe.network import Network, Rejection, Stream
 from natprobe.observation import Exchange, Outcome, Purpose
 from natprobe.stun import HEADER_SIZE, Attribute, Message, decode, message_length, request
@@ -36,10 +36,11 @@ class Conversation:
         self.handshake = now() - opened_at
         """Seconds that connecting took: a round trip, if nothing was lost."""
         self._stream = stream if not isinstance(stream, Rejection) else None
-        self._failure = Outcome.REJECTED if isinstance(stream, Rejection) else Outcome.SILENT
-        self._detail = stream.reason if isinstance(stream, Rejection) else None
+        self._failure = rejected(stream) if isinstance(stream, Rejection) else {"outcome": Outcome.SILENT}
         self.local = self._stream.local if self._stream else local
         self.remote = remote
+        self.transaction_id = b""
+        """That of the last request."""
         self.reply: Message | None = None
         """The last reply, for what an Exchange does not keep."""
 
@@ -82,17 +83,18 @@ class Conversation:
         at = self._now()
         base = (purpose, Protocol.TCP, self.local, self.remote)
         if self._stream is None:
-            return Exchange(*base, self._opened_at, 1, self.handshake, self._failure, detail=self._detail)
+            return Exchange(*base, self._opened_at, 1, self.handshake, **self._failure)
         message = request(*attributes)
+        self.transaction_id = message.transaction_id
         await self._stream.send(message.encode())
         self.reply = None
         read: dict[str, Any] = {"outcome": Outcome.MUTE}
         try:
             async with asyncio.timeout(wait):
                 self.reply = await self._receive(self._stream, message.transaction_id)
-            read = reading(self.reply, self.remote, self.remote)
+            read = reading(self.reply, self.remote, self.remote, self.local)
         except MalformedMessage as wrong:
-            read["detail"] = f"what came back is no STUN ({wrong})"
+            read = {"outcome": Outcome.UNREADABLE, "detail": f"what came back is no STUN message ({wrong})"}
         except EOFError as ended:
             read["detail"] = str(ended)
         except TimeoutError:

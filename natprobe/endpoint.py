@@ -6,7 +6,7 @@ Knows nothing of sockets or packets.
 from __future__ import annotations
 
 from enum import StrEnum
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final, final
 
 Address = IPv4Address | IPv6Address
@@ -22,18 +22,26 @@ class Scope(StrEnum):
     LOOPBACK = "loopback"
     LINK_LOCAL = "link-local"
     MULTICAST = "multicast"
-    PRIVATE = "private"  # RFC 1918, RFC 4193
+    RESERVED = "reserved"  # RFC 1112 §4, and the limited broadcast address (RFC 919 §7)
+    PRIVATE = "private"  # RFC 1918, RFC 4193, and site-local (RFC 3879)
     SHARED = "shared"  # RFC 6598: between a carrier's NAT and its subscribers
     GLOBAL = "global"
 
 
-_NETWORKS: tuple[tuple[Scope, IPv4Network | IPv6Network], ...] = (
-    (Scope.PRIVATE, IPv4Network("10.0.0.0/8")),
-    (Scope.PRIVATE, IPv4Network("172.16.0.0/12")),
-    (Scope.PRIVATE, IPv4Network("192.168.0.0/16")),
-    (Scope.PRIVATE, IPv6Network("fc00::/7")),
-    (Scope.SHARED, IPv4Network("100.64.0.0/10")),
+_NETWORKS = tuple(
+    (scope, ip_network(network))
+    for scope, networks in {
+        Scope.UNSPECIFIED: ("0.0.0.0/8", "::/128"),  # RFC 1122 §3.2.1.3
+        Scope.LOOPBACK: ("127.0.0.0/8", "::1/128"),
+        Scope.LINK_LOCAL: ("169.254.0.0/16", "fe80::/10"),
+        Scope.MULTICAST: ("224.0.0.0/4", "ff00::/8"),
+        Scope.RESERVED: ("240.0.0.0/4",),
+        Scope.PRIVATE: ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7", "fec0::/10"),
+        Scope.SHARED: ("100.64.0.0/10",),
+    }.items()
+    for network in networks
 )
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
 
 
 _WIDTH = (Scope.LOOPBACK, Scope.LINK_LOCAL, Scope.PRIVATE, Scope.SHARED, Scope.GLOBAL)
@@ -47,46 +55,53 @@ def is_narrower(scope: Scope, than: Scope) -> bool:
 def parse_address(text: str) -> Address:
     """Return the address that ``text`` names, an IPv4-mapped IPv6 address as the IPv4 one it stands for.
 
-    Raises ValueError for anything that is not a literal address.
+    A zone (``fe80::1%eth0``) says where an address leads and is no part of it: an Endpoint keeps it. Raises ValueError
+    for anything that is not a literal address.
     """
     address = ip_address(text.partition("%")[0])
     return (isinstance(address, IPv6Address) and address.ipv4_mapped) or address
 
 
 def scope_of(address: Address) -> Scope:
-    """Return the scope in which ``address`` can be reached."""
-    if address.is_unspecified:
-        return Scope.UNSPECIFIED
-    if address.is_loopback:
-        return Scope.LOOPBACK
-    if address.is_link_local:
-        return Scope.LINK_LOCAL
-    if address.is_multicast:
-        return Scope.MULTICAST
-    for scope, network in _NETWORKS:
-        if address.version == network.version and address in network:
-            return scope
-    return Scope.GLOBAL
+    """Return the scope in which ``address`` can be reached: of one that embeds an IPv4 address, that one's scope."""
+    embedded = _embedded(address) if isinstance(address, IPv6Address) else None
+    found = address if embedded is None else embedded
+    matching = (scope for scope, network in _NETWORKS if network.version == found.version and found in network)
+    return next(matching, Scope.GLOBAL)
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    """Return the IPv4 address that packets to ``address`` end up at: IPv4-mapped, 6to4 (RFC 3056) or NAT64."""
+    if address in _NAT64:
+        return IPv4Address(address.packed[12:])
+    return address.ipv4_mapped or address.sixtofour
 
 
 @final
 class Endpoint:
-    """A transport address: a value, ordered, written and read as ``198.51.100.1:3478`` or ``[2001:db8::1]:3478``."""
+    """A transport address: a value, ordered, written and read as ``198.51.100.1:3478`` or ``[2001:db8::1]:3478``.
+
+    ``zone`` is the interface that leads to a link-local address (RFC 4007 §11), None for any other. It is known to this
+    host alone, so two endpoints that differ in nothing else are equal.
+    """
 
     # No dataclass: in JSON it is a string, and it is hashed and compared more often than anything else here.
-    __slots__ = ("_hash", "address", "port")
+    __slots__ = ("_hash", "address", "port", "zone")
 
-    def __init__(self, address: Address, port: int) -> None:
+    def __init__(self, address: Address, port: int, zone: str | None = None) -> None:
         if not 0 <= port <= 0xFFFF:
             raise ValueError(f"port {port} is not between 0 and 65535")
         self.address: Final = address
         self.port: Final = port
+        self.zone: Final = zone if zone and address.is_link_local else None
         self._hash: Final = hash((address, port))
 
     @classmethod
     def of(cls, address: str | Address, port: int) -> Endpoint:
         """Return the endpoint at a literal address; raises ValueError if ``address`` or ``port`` is not one."""
-        return cls(parse_address(address) if isinstance(address, str) else address, port)
+        if isinstance(address, str):
+            return cls(parse_address(address), port, address.partition("%")[2])
+        return cls(address, port)
 
     @classmethod
     def parse(cls, text: str) -> Endpoint:
@@ -111,7 +126,7 @@ class Endpoint:
         return str(self.address), self.port
 
     def with_port(self, port: int) -> Endpoint:
-        return Endpoint(self.address, port)
+        return Endpoint(self.address, port, self.zone)
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
@@ -132,7 +147,8 @@ class Endpoint:
         return f"Endpoint({self})"
 
     def __str__(self) -> str:
-        return f"[{self.address}]:{self.port}" if self.version == 6 else f"{self.address}:{self.port}"
+        zone = f"%{self.zone}" if self.zone else ""
+        return f"[{self.address}{zone}]:{self.port}" if self.version == 6 else f"{self.address}:{self.port}"
 
 
 def split_host_port(text: str) -> tuple[str, int | None]:

@@ -4,7 +4,7 @@
     ├── CannotRun             this host, now: nothing could be measured
     │   ├── NameNotFound      a server's name has no usable address
     │   ├── NoRoute           no route to a server, or no address of its family here
-    │   ├── AddressBusy       the local port is in use, or the local address is not on this host
+    │   ├── AddressBusy       no socket with that local endpoint: in use, not this host's, no port or descriptor left
     │   ├── NoServerAnswered  every server was silent or refused
     │   └── LabUnavailable    the lab's substrate is missing here; says what to install
     ├── MalformedMessage      bytes that are no STUN message, with offset and reason
@@ -14,13 +14,25 @@
 Misuse of the API is a ValueError or TypeError. A strange network is no error at all: it is an observation.
 """
 
+OWN_FIREWALL = "this host's own firewall rejects it"
+"""The reason of a Rejection that did not come from the network: what was sent never left this host."""
+NOT_SENT = "this host cannot send to it"
+"""How the reason of any other Rejection begins whose author is this host; the system's words follow."""
+
 
 class NatprobeError(Exception):
     """The root. Its text is one line, fit for a user."""
 
 
 class CannotRun(NatprobeError):
-    """Nothing could be measured; the text says what is in the way and what to do about it."""
+    """Nothing could be measured; the text says what is in the way.
+
+    ``advice`` says what to do about it, where the text does not and the kind of error alone does not tell.
+    """
+
+    def __init__(self, text: str = "", advice: str = "") -> None:
+        super().__init__(text)
+        self.advice = advice
 
 
 class NameNotFound(CannotRun):
@@ -32,7 +44,7 @@ class NoRoute(CannotRun):
 
 
 class AddressBusy(CannotRun):
-    """The local port is in use or the local address is not this host's."""
+    """No socket with that local endpoint can be had: it is in use, not this host's, or a limit is reached."""
 
 
 class NoServerAnswered(CannotRun):

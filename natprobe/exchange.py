@@ -16,10 +16,10 @@ from typing import Any, Self
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Endpoint, Scope
 from natprobe.errors import MalformedMessage
-from natprobe.extensions import Extension, read_site
+from natprobe.extensions import Extension, read_site, read_udp_service
 from natprobe.network import Datagram, Datagrams, Network, Rejection
 from natprobe.observation import Exchange, Outcome, Purpose
-from natprobe.stun import Attribute, Class, Message, decode, request
+from natprobe.stun import Attribute, Class, Message, Type, decode, request
 
 PATIENCE = 3.0
 """Longest wait for an answer, in seconds: five round trips over a satellite."""
@@ -153,19 +153,19 @@ class Mailbox:
                 sent[message.transaction_id] = await self.send(message, inbox)
                 async for arrival in inbox.listen(gap):
                     if isinstance(arrival, Rejection):
-                        best = {"outcome": Outcome.REJECTED, "detail": arrival.reason}
+                        best = rejected(arrival)
                         rejections += 1
                         if rejections == _REJECTIONS:
                             return result(best)
                         continue
                     reply, datagram = arrival
-                    read = reading(reply, datagram.source, answer_from or remote)
+                    read = reading(reply, datagram.source, answer_from or remote, self.local)
                     read["rtt"] = self.since(datagram, sent[reply.transaction_id])
                     if read["outcome"] is not Outcome.MISPLACED:
                         return result(read)
                     best = read
-        if best["outcome"] is Outcome.SILENT:
-            best["detail"] = inbox.stray
+        if best["outcome"] is Outcome.SILENT and inbox.stray:
+            best = {"outcome": Outcome.UNREADABLE, "source": remote, "detail": inbox.stray}
         return result(best)
 
     async def _read(self) -> None:
@@ -182,7 +182,7 @@ class Mailbox:
         try:
             message = decode(datagram.data)
         except MalformedMessage as wrong:
-            self._note_stray(datagram.source, f"what came back is no STUN ({wrong})")
+            self._note_stray(datagram.source, f"what came back is no STUN message ({wrong})")
             return
         if message.class_ not in (Class.SUCCESS, Class.ERROR):
             return
@@ -205,11 +205,17 @@ class Mailbox:
             self.cookies[source] = cookie
 
 
-def reading(message: Message, source: Endpoint, expected: Endpoint) -> dict[str, Any]:
-    """Return what a reply from ``source`` says, as fields of an Exchange that expected it from ``expected``."""
+def rejected(rejection: Rejection) -> dict[str, Any]:
+    """Return what a rejection says, as fields of an Exchange."""
+    source = None if rejection.sender is None else Endpoint(rejection.sender, 0)
+    return {"outcome": Outcome.REJECTED, "source": source, "detail": rejection.reason}
+
+
+def reading(message: Message, source: Endpoint, expected: Endpoint, local: Endpoint) -> dict[str, Any]:
+    """Return what a reply from ``source`` to ``local`` says, as fields of an Exchange: ``expected`` was to send it."""
     error = message.error
     instance = message.value(Extension.INSTANCE)
-    detail = error[1] or None if error else _useless(message, source)
+    detail = _refusal(*error) if error else _useless(message, source, local)
     if message.class_ is Class.ERROR or detail:
         outcome = Outcome.ERROR
     elif source == expected:
@@ -225,18 +231,49 @@ def reading(message: Message, source: Endpoint, expected: Endpoint) -> dict[str,
         "error": error[0] if error else None,
         "detail": detail,
         "instance": instance.hex() if instance else None,
+        "udp_service": _udp_service(message),
         "site": _site(message),
     }
 
 
-def _useless(message: Message, source: Endpoint) -> str | None:
+def _refusal(code: int, phrase: str) -> str | None:
+    """Return the words of an error response: the code's where the server sends none, and what is meant by it here."""
+    words = phrase.strip(" \0") or _PHRASES.get(code, "")
+    meant = ": the server wants credentials even for a Binding request" if code in (401, 403) else ""
+    return words + meant or None
+
+
+_PHRASES = {400: "Bad Request", 401: "Unauthenticated", 403: "Forbidden", 420: "Unknown Attribute", 500: "Server Error"}
+"""RFC 8489 §14.8, RFC 8656 §19.5."""
+_UNDERSTOOD = (*Type, 0x000B, 0x0021)  # REFLECTED-FROM (RFC 3489 §11.2.11), XOR-ONLY: sent by servers of that time
+_DRAFT_XOR_MAPPED_ADDRESS = 0x8020
+"""Of the drafts before RFC 5389; servers of that time send nothing else."""
+
+
+def _useless(message: Message, source: Endpoint, local: Endpoint) -> str | None:
     """Return why a success says nothing of this host, or None."""
     mapped = message.mapped
+    if mapped is None and message.value(_DRAFT_XOR_MAPPED_ADDRESS) is not None:
+        return "answered in the form of a draft of 2005 (attribute 0x8020): the server is too old"
     if mapped is None:
-        return "answered without saying what it saw"
-    if mapped.version != source.version or mapped.port == 0 or mapped.scope in (Scope.UNSPECIFIED, Scope.MULTICAST):
-        return f"answered that it saw {mapped}"
+        return "answered without a mapped address"
+    if not message.legacy and (unknown := message.unknown(_UNDERSTOOD)):
+        named = ", ".join(f"0x{type_:04x}" for type_ in unknown)
+        return f"answered with an attribute that a client must understand and none does ({named}; RFC 8489 §6.3.3)"
+    if mapped.version != source.version or mapped.port == 0 or not _can_be_seen(mapped, source, local):
+        return f"reported the mapped address {mapped}, which no packet from here can have"
     return None
+
+
+def _can_be_seen(mapped: Endpoint, source: Endpoint, local: Endpoint) -> bool:
+    """Return whether a packet that arrives at ``source`` may come from ``mapped``.
+
+    Loopback and link-local addresses do not leave their host or link (RFC 1122 §3.2.1.3, RFC 3927 §2.6.2).
+    """
+    if mapped.scope in (Scope.UNSPECIFIED, Scope.MULTICAST, Scope.RESERVED):
+        return False
+    local_only = mapped.scope in (Scope.LOOPBACK, Scope.LINK_LOCAL)
+    return not local_only or mapped.scope in (source.scope, local.scope)
 
 
 def _site(message: Message) -> tuple[tuple[str, Endpoint], ...]:
@@ -245,3 +282,11 @@ def _site(message: Message) -> tuple[tuple[str, Endpoint], ...]:
         return tuple((source.name, endpoint) for source, endpoint in read_site(value or b""))
     except MalformedMessage:
         return ()
+
+
+def _udp_service(message: Message) -> str | None:
+    value = message.value(Extension.UDP_SERVICE)
+    try:
+        return read_udp_service(value).name.lower() if value else None
+    except MalformedMessage:
+        return None

@@ -19,6 +19,9 @@ from natprobe.stun import Attribute, address
 E = TypeVar("E", bound=IntEnum)
 
 _DELAY_UNIT = 0.01
+TOKEN_MARK = b"natp"
+"""Follows the transaction ID of the request in the token that a connect-back brings."""
+TOKEN_SIZE = 16
 
 
 class Extension(IntEnum):
@@ -48,6 +51,8 @@ class Extension(IntEnum):
     indication."""
     OVERLAP = 0xCA5B
     """In a TCP request: whether another client has the same external endpoint. In the reply: where it is connected."""
+    UDP_SERVICE = 0xCA5C
+    """In a TCP request: whether the reflector's UDP would answer this client. In the reply: the answer."""
     FILLER = 0xCA5F
     """In a request: nothing, at length, for a reply is never longer than its request."""
 
@@ -69,6 +74,16 @@ class Source(IntEnum):
     """The quiet address, its quiet port."""
     LISTENS = 0x80
     """In SITE only: an endpoint that answers."""
+
+
+class UdpService(IntEnum):
+    """Whether the reflector's UDP would answer a request of this client, were one to arrive."""
+
+    SERVES = 0
+    DEAF = 1
+    """Its own datagrams do not reach it either."""
+    EXHAUSTED = 2
+    """The budget of the client's network is spent."""
 
 
 class DialOutcome(IntEnum):
@@ -232,6 +247,15 @@ def read_overlap(value: bytes) -> Endpoint:
     if len(ends) != 1:
         raise MalformedMessage(0, "OVERLAP holds one endpoint")
     return ends[0][1]
+
+
+def udp_service_attribute(service: UdpService | None = None) -> Attribute:
+    """Return the question, or the answer to it."""
+    return Attribute(Extension.UDP_SERVICE, b"" if service is None else _pack("!Bxxx", service))
+
+
+def read_udp_service(value: bytes) -> UdpService:
+    return _member(UdpService, _record("!Bxxx", value)[0])
 
 
 def group_size_attribute(size: int) -> Attribute:

@@ -23,11 +23,16 @@ class Datagram:
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """An ICMP error or a reset in answer to what was sent to ``remote``; ``reason`` in the words of the RFC."""
+    """An ICMP error or a reset in answer to what was sent to ``remote``; ``reason`` in the words of the RFC.
+
+    ``sender`` is the host that sent the ICMP error, where the system tells. Where this host itself refused to send,
+    ``reason`` is OWN_FIREWALL or begins with NOT_SENT (both in ``errors``).
+    """
 
     remote: Endpoint
     reason: str
     at: float
+    sender: Address | None = None
 
 
 class Datagrams(Protocol):
@@ -37,7 +42,7 @@ class Datagrams(Protocol):
     def local(self) -> Endpoint: ...
 
     async def send(self, data: bytes, remote: Endpoint) -> None:
-        """Hand a datagram to the network; what becomes of it is told by ``receive``, if at all."""
+        """Hand a datagram to the network; what becomes of it, this host's own refusal too, ``receive`` reports."""
 
     async def receive(self) -> Datagram | Rejection:
         """Wait for the next arrival."""
@@ -90,8 +95,8 @@ class Network(Protocol):
     """A host's view of a network.
 
     Every TCP socket can share its local port with every other one of the same Network: connections to several
-    destinations, and a listener beside them. Port 0 means any free one. Opening raises AddressBusy where the local
-    endpoint cannot be had and NoRoute where ``remote`` cannot be reached from here at all.
+    destinations, and a listener beside them. Port 0 means any free one. Opening raises AddressBusy where a socket with
+    that local endpoint cannot be had and NoRoute where ``remote`` cannot be reached from here at all; no OSError.
     """
 
     def now(self) -> float:
@@ -101,7 +106,7 @@ class Network(Protocol):
         """Return the addresses of a name, of IP version 4 or 6, best first. Raises NameNotFound."""
 
     async def source_for(self, remote: Endpoint) -> Address:
-        """Return the address from which this host would send to ``remote``."""
+        """Return the address from which this host would send to ``remote``. Raises NoRoute or AddressBusy."""
 
     async def datagrams(self, local: Endpoint) -> Datagrams: ...
 

@@ -35,6 +35,9 @@ class Purpose(StrEnum):
     """A change request through an opened filter: shows that the server can answer from elsewhere."""
     CONTROL = "control"
     """Does the same server answer over the other protocol?"""
+    CLOSED_PORT = "closed-port"
+    """To a port of a server's where nobody listens: its host's refusal shows that packets get there, whatever the
+    server does."""
     REMAP = "remap"
     """From a socket that is sent to uninvited: before that, and after."""
     HAIRPIN = "hairpin"
@@ -50,7 +53,9 @@ class Outcome(StrEnum):
     MISPLACED = "misplaced"
     """Answered, but from another endpoint than the one that was asked to."""
     REJECTED = "rejected"
-    """An ICMP error or a TCP reset, told in ``detail``."""
+    """An ICMP error or a TCP reset, told in ``detail``; ``source`` is who sent an ICMP error (port 0), where known."""
+    UNREADABLE = "unreadable"
+    """Something came back from the endpoint that was asked, but no answer to the question; ``detail`` says what."""
     MUTE = "mute"
     """A TCP connection opened, but no answer came on it."""
     SILENT = "silent"
@@ -70,7 +75,8 @@ class Exchange:
     """One Binding request from ``local`` to ``remote``, and what came of it.
 
     ``sent`` counts the copies (of a TCP connection: the one attempt), ``rtt`` belongs to the copy that was answered,
-    ``answer_from`` is the endpoint asked to answer where that is not ``remote``.
+    ``answer_from`` is the endpoint asked to answer where that is not ``remote``, ``udp_service`` what a reflector says
+    over TCP of its UDP.
     """
 
     purpose: Purpose
@@ -90,11 +96,18 @@ class Exchange:
     detail: str | None = None
     answer_from: Endpoint | None = None
     instance: str | None = None
+    udp_service: str | None = None
     site: tuple[tuple[str, Endpoint], ...] = ()
 
     @property
     def answered(self) -> bool:
         return self.outcome is Outcome.ANSWERED
+
+    @property
+    def failure(self) -> str:
+        """What came in place of an answer, in words."""
+        words = " ".join(filter(None, (f"error {self.error}" if self.error else None, self.detail)))
+        return words or f"no answer in {self.waited:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,20 +149,24 @@ class Dialled(StrEnum):
     """What became of the connect-backs from one source, the best of them."""
 
     ACCEPTED = "accepted"
-    """This host accepted one, and the reflector's token proved it."""
+    """This host accepted one from there, and the reflector's token proved whose it was."""
     INTERCEPTED = "intercepted"
     """Something accepted the reflector's connection, but not this host."""
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
     SILENT = "silent"
     NOT_DIALLED = "not-dialled"
+    MISPLACED = "misplaced"
+    """This host accepted one, but it came from another address than ``source``; ``came_from`` is its own source."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectBack:
     """TCP connections that a reflector opened to the source of a live connection, from one of its addresses.
 
-    ``source`` has port 0 where each attempt came from a fresh port.
+    ``source`` is what the reflector calls it, with port 0 where each attempt came from a fresh port. ``came_from`` is
+    the source of the connection that this host accepted, as its own system saw it. Beside each attempt this host
+    connected to the reflector: ``controls`` of those connections were answered at once (None: there were none).
     """
 
     local: Endpoint
@@ -159,6 +176,8 @@ class ConnectBack:
     attempts: int
     waited: float
     outcome: Dialled
+    came_from: Endpoint | None = None
+    controls: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,18 +14,20 @@ from typing import Any
 
 from natprobe.behaviour import Protocol
 from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
-from natprobe.errors import CannotRun, NameNotFound, NoRoute, NoServerAnswered
+from natprobe.errors import CannotRun, NameNotFound, NoServerAnswered
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation, Resolution
 from natprobe.probes import Setting
+from natprobe.probes.control import ask_servers, try_closed_port
 from natprobe.probes.partner import meeting
 from natprobe.probes.ports import probe_ports
 from natprobe.probes.remap import probe_remap
-from natprobe.probes.tcp import control_tcp, probe_tcp
-from natprobe.probes.udp import control_udp, probe_udp
+from natprobe.probes.tcp import probe_tcp
+from natprobe.probes.udp import probe_udp
 from natprobe.report import Report, Vantage
 from natprobe.server import Server
 from natprobe.sockets import HostNetwork
+from natprobe.system_errors import own_remedy
 from natprobe.version import VERSION
 
 STUN_PORT = 3478
@@ -89,10 +91,11 @@ async def classify(
     wanted = _versions(versions, source)
     resolved = await run.resolve(servers, wanted)
     sources = await run.sources(resolved, parse_address(source) if source else None)
-    await _together(run.probe(address, [e for e in resolved if e.version == v]) for v, address in sources.items())
+    await run.probe_all(sources, resolved)
     report = run.report(sources)
     if not report.reached:
-        raise NoServerAnswered(_why_none(report))
+        reasons = _why_none(report)
+        raise NoServerAnswered(reasons, own_remedy(reasons))
     return report
 
 
@@ -149,41 +152,58 @@ class _Run:
             raise ValueError("no server was named")
         split = [split_host_port(server) for server in servers]
         asking = (self._addresses(host, port or STUN_PORT, versions) for host, port in split)
+        failures: list[NameNotFound] = []
         for server, found in zip(servers, await asyncio.gather(*asking), strict=True):
-            self._record(Resolution(server, tuple(found), None if found else "no address found"))
-        endpoints = [e for fact in self._observations if isinstance(fact, Resolution) for e in fact.endpoints]
-        if not endpoints:
-            asked = " or ".join(f"IPv{version}" for version in versions)
-            raise NameNotFound(f"no {asked} address found for {', '.join(servers)}")
-        return list(dict.fromkeys(endpoints))
+            endpoints = tuple(endpoint for endpoint in found if isinstance(endpoint, Endpoint))
+            failures += (failure for failure in found if isinstance(failure, NameNotFound))
+            self._record(Resolution(server, endpoints, None if endpoints else "no address found"))
+        resolved = [e for fact in self._observations if isinstance(fact, Resolution) for e in fact.endpoints]
+        if not resolved:
+            raise _no_address(servers, versions, failures)
+        return list(dict.fromkeys(resolved))
 
-    async def _addresses(self, host: str, port: int, versions: Sequence[int]) -> list[Endpoint]:
-        """Return the first address of a host for each IP version: one a name, so that names count alike."""
+    async def _addresses(self, host: str, port: int, versions: Sequence[int]) -> list[Endpoint | NameNotFound]:
+        """Return one address of a host for each IP version, so that names count alike, or why there is none."""
         try:
-            address = parse_address(host)
+            literal = Endpoint.of(host, port)
         except ValueError:
-            found = await asyncio.gather(*(self._first_address(host, version) for version in versions))
-            return [Endpoint(address, port) for address in found if address]
-        return [Endpoint(address, port)] if address.version in versions else []
+            return await asyncio.gather(*(self._first_address(host, port, version) for version in versions))
+        return [literal] if literal.version in versions else []
 
-    async def _first_address(self, host: str, version: int) -> Address | None:
+    async def _first_address(self, host: str, port: int, version: int) -> Endpoint | NameNotFound:
         try:
-            return next(iter(await self._network.resolve(host, version)), None)
-        except NameNotFound:
-            return None
+            return Endpoint((await self._network.resolve(host, version))[0], port)
+        except NameNotFound as failure:
+            return failure
 
     async def sources(self, servers: Sequence[Endpoint], source: Address | None) -> dict[int, Address]:
-        """Return the local address to use for each IP version that has a route. Raises NoRoute where none has."""
+        """Return the local address to use for each IP version that has one. Raises CannotRun where none has."""
         sources: dict[int, Address] = {}
         failure: CannotRun | None = None
         for server in servers:
             try:
                 sources.setdefault(server.version, source or await self._network.source_for(server))
-            except NoRoute as none:
+            except CannotRun as none:
                 failure = none
+                self._on_progress(str(none))
         if not sources and failure:
             raise failure
         return sources
+
+    async def probe_all(self, sources: Mapping[int, Address], servers: Sequence[Endpoint]) -> None:
+        """Probe over each IP version, all at once. Raises CannotRun where this host fails all that might be reached."""
+        failures: list[CannotRun] = []
+
+        async def probe(version: int, source: Address) -> None:
+            try:
+                await self.probe(source, [server for server in servers if server.version == version])
+            except CannotRun as failure:
+                failures.append(failure)
+                self._on_progress(str(failure))
+
+        await _together(probe(version, source) for version, source in sources.items())
+        if failures and not any(self._reached(protocol, version) for protocol in Protocol for version in sources):
+            raise failures[0]
 
     async def probe(self, source: Address, servers: Sequence[Endpoint]) -> None:
         """Put every test asked for to the servers, from one address; UDP and TCP at once."""
@@ -201,11 +221,38 @@ class _Run:
             deep=self._tier >= Tier.DEEP,
         )
         known = await self._probe_core(setting, servers)
-        # Silence over the only protocol that was tried says nothing without the other one as control.
-        if len(self._protocols) == 1 and not self._any_answer(source.version):
-            await (control_udp if Protocol.TCP in self._protocols else control_tcp)(setting, servers)
+        await _together(
+            self._question_silence(setting, servers, protocol, known)
+            for protocol in Protocol
+            if known.get(protocol) == []
+        )
         if self._tier >= Tier.DEFAULT:
             await self._probe_further(setting, known)
+
+    async def _question_silence(
+        self, setting: Setting, servers: Sequence[Endpoint], silent: Protocol, known: dict[Protocol, list[Server]]
+    ) -> None:
+        """Find out whether a protocol over which nobody answered is blocked: only if servers answer over the other one.
+
+        Then it is tried once more, by now also at those of the servers' endpoints that have answered over the other
+        one; what may have been an outage, or one address of a server, has not the last word.
+        """
+        other = next(protocol for protocol in Protocol if protocol is not silent)
+        if other not in known:
+            await ask_servers(setting, servers, other)
+        reached = self._reached(other, setting.source.version)
+        if not reached:
+            return
+        again = replace(setting, port=0, filters_tested=asyncio.Barrier(1))
+        known[silent], _ = await asyncio.gather(
+            _CORE[silent](again, list(dict.fromkeys([*servers, *reached]))), try_closed_port(setting, servers, silent)
+        )
+        if not known[silent]:
+            await ask_servers(setting, servers, other)  # they must be up at the end as well
+
+    def _reached(self, protocol: Protocol, version: int) -> list[Endpoint]:
+        """Return the endpoints that have answered over a protocol."""
+        return [e.remote for e in self._exchanges(protocol) if e.answered and e.remote.version == version]
 
     async def _probe_further(self, setting: Setting, known: Mapping[Protocol, Sequence[Server]]) -> None:
         """Put the tests that follow, with a partner if one was asked for and comes."""
@@ -234,11 +281,6 @@ class _Run:
         seen = next((exchange.mapped.address for exchange in exchanges if exchange.mapped), source)
         return seen if seen != source else None
 
-    def _any_answer(self, version: int) -> bool:
-        return any(
-            e.answered for protocol in Protocol for e in self._exchanges(protocol) if e.remote.version == version
-        )
-
     def _exchanges(self, protocol: Protocol) -> list[Exchange]:
         return [fact for fact in self._observations if isinstance(fact, Exchange) and fact.protocol is protocol]
 
@@ -263,12 +305,21 @@ async def _together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
         raise failures.exceptions[0] from None
 
 
+def _no_address(servers: Sequence[str], versions: Sequence[int], failures: Sequence[NameNotFound]) -> NameNotFound:
+    """Return why no server has an address, in the resolver's words where the resolver is what failed."""
+    asked = " or ".join(f"IPv{version}" for version in versions)
+    none = f"no {asked} address found for {', '.join(servers)}"
+    for failure in failures:
+        if failure.advice:
+            return NameNotFound(f"{none} ({failure})", failure.advice)
+    return NameNotFound(none)
+
+
 def _why_none(report: Report) -> str:
     """Return, in a line, who was asked and how each failed."""
     failures: dict[str, str] = {}
     for fact in report.observations:
         if isinstance(fact, Exchange):
-            how = fact.detail or (f"error {fact.error}" if fact.error else f"silent for {fact.waited:.1f} s")
-            failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", how)
+            failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", fact.failure)
     told = "; ".join(f"{who}: {how}" for who, how in sorted(failures.items()))
     return f"no server answered ({told})"

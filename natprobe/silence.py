@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from math import comb
 
 from natprobe.endpoint import Endpoint
-from natprobe.observation import Volley
+from natprobe.observation import ConnectBack, Dialled, Volley
 
 CONVINCING = 1e-6
 """A test this improbable on an open path is closed: confirmed."""
 SUGGESTIVE = 1e-3
 """A test this improbable on an open path is closed: likely."""
+FEW = 0.05
+"""Three pairs: what a source that has but one port to dial from can show in as many turns. Alone it is no evidence."""
 
 
 def chance(rounds: int, controls: int) -> float:
@@ -64,3 +66,14 @@ def tally(volleys: Iterable[Volley], sender: Endpoint, takes: float = 0.0) -> Ta
     heard = sum(volley.heard(sender) for volley, _ in asked)
     judged = [control for volley, control in asked if settled is not None and volley.waited >= max(settled, takes)]
     return Tally(len(judged), sum(control is not None for control in judged), heard)
+
+
+def tally_dials(dials: Iterable[ConnectBack]) -> Tally:
+    """Count the connect-backs from one source, and the connections of this host's that were answered beside them.
+
+    In a report of a version that made none, all that there would have been count as answered, as they did then.
+    """
+    made = list(dials)
+    controls = (dial.attempts if dial.controls is None else dial.controls for dial in made)
+    heard = sum(dial.outcome is Dialled.ACCEPTED for dial in made)
+    return Tally(sum(dial.attempts for dial in made), sum(controls), heard)

@@ -174,7 +174,9 @@ def decode(data: bytes, *, legacy: bool = False) -> Message:
     type_, length, cookie = struct.unpack_from("!HHI", data)
     if type_ & 0xC000:
         raise MalformedMessage(0, "the first two bits are not zero")
-    if length % 4 or length != len(data) - HEADER_SIZE:
+    if length % 4:
+        raise MalformedMessage(2, f"the length {length} is no multiple of 4")
+    if length != len(data) - HEADER_SIZE:
         raise MalformedMessage(2, f"the length {length} is not that of the {len(data) - HEADER_SIZE} bytes that follow")
     if cookie != MAGIC_COOKIE and not legacy:
         raise MalformedMessage(4, "no magic cookie")

@@ -39,6 +39,7 @@ class Scene:
     gateway: Gateway
     client: Host
     reflector: Host
+    mirror: Mirror
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -77,8 +78,8 @@ def classified(
         gateway = internet.gateway(policy, *addresses, path=path)
         client = internet.host(CLIENT, behind=gateway)
         reflector = internet.host(*reflector_addresses)
-        Mirror(reflector)
-        beside = asyncio.ensure_future(happening(Scene(internet, gateway, client, reflector)))
+        mirror = Mirror(reflector)
+        beside = asyncio.ensure_future(happening(Scene(internet, gateway, client, reflector, mirror)))
         await asyncio.sleep(0)
         try:
             return await classify(reflector_addresses[:1], versions=[4], tier=Tier.QUICK, network=client)

@@ -29,9 +29,12 @@ async def test_what_answers_no_question_is_no_answer(fault: Fault, culprit: str)
     ("fault", "culprit"),
     [
         (Fault.ERROR, "error 500"),
-        (Fault.MAPPED_IPV6, "answered that it saw [2001:db8::7]:7"),  # "translated", by everyone who prints it
-        (Fault.MAPPED_NOTHING, "answered that it saw 0.0.0.0:0"),
-        (Fault.MAPPED_MISSING, "answered without saying what it saw"),
+        (
+            Fault.MAPPED_IPV6,
+            "reported the mapped address [2001:db8::7]:7, which no packet from here can have",
+        ),  # "translated", by everyone who prints it
+        (Fault.MAPPED_NOTHING, "reported the mapped address 0.0.0.0:0, which no packet from here can have"),
+        (Fault.MAPPED_MISSING, "answered without a mapped address"),
     ],
 )
 async def test_an_answer_that_says_nothing_ends_the_question_at_once(fault: Fault, culprit: str) -> None:

@@ -72,3 +72,12 @@ def test_every_address_has_its_scope(address: str, scope: Scope) -> None:
 def test_a_port_is_a_port() -> None:
     with pytest.raises(ValueError, match="65536"):
         Endpoint.of("198.51.100.1", 65536)
+
+
+def test_a_zone_is_kept_where_it_means_something_and_makes_no_difference() -> None:
+    link_local = Endpoint.of("fe80::1%eth0", 3478)
+    assert str(link_local) == "[fe80::1%eth0]:3478"
+    assert Endpoint.parse(str(link_local)).zone == link_local.with_port(1).zone == "eth0"
+    assert link_local == Endpoint.of("fe80::1", 3478)  # as a server sees it, and says
+    assert hash(link_local) == hash(Endpoint.of("fe80::1", 3478))
+    assert Endpoint.of("2001:db8::1%eth0", 3478).zone is None

@@ -256,9 +256,9 @@ def stranger(asked: Message, remote: Endpoint) -> tuple[bytes, Endpoint]:
         (lambda count, asked, remote: [], Outcome.SILENT, None),
         (lambda count, asked, remote: [(answer(asked), OTHER)], Outcome.MISPLACED, f"answered from {OTHER}"),
         (lambda count, asked, remote: [rejection()] if count == 1 else [], Outcome.REJECTED, "port unreachable"),
-        (lambda count, asked, remote: [(b"garbage", remote)], Outcome.SILENT, "what came back is no STUN"),
+        (lambda count, asked, remote: [(b"garbage", remote)], Outcome.UNREADABLE, "what came back is no STUN"),
         (lambda count, asked, remote: [(b"garbage", OTHER)], Outcome.SILENT, None),
-        (lambda count, asked, remote: [stranger(asked, remote)], Outcome.SILENT, "wrong transaction ID"),
+        (lambda count, asked, remote: [stranger(asked, remote)], Outcome.UNREADABLE, "wrong transaction ID"),
         (lambda count, asked, remote: [stranger(asked, OTHER)], Outcome.SILENT, None),
     ],
     ids=["silence", "misplaced", "one ICMP error", "garbage", "garbage of others", "stranger", "stranger elsewhere"],
@@ -303,18 +303,21 @@ def seen(endpoint: str, port: int = 41000) -> Attribute:
 @pytest.mark.parametrize(
     ("message", "detail"),
     [
-        (success(), "answered without saying what it saw"),
-        (success(seen("2001:db8::7")), "answered that it saw [2001:db8::7]:41000"),
-        (success(seen("0.0.0.0")), "answered that it saw 0.0.0.0:41000"),
-        (success(seen("224.0.0.1")), "answered that it saw 224.0.0.1:41000"),
-        (success(seen("192.0.2.1", 0)), "answered that it saw 192.0.2.1:0"),
+        (success(), "answered without a mapped address"),
+        (
+            success(seen("2001:db8::7")),
+            "reported the mapped address [2001:db8::7]:41000, which no packet from here can have",
+        ),
+        (success(seen("0.0.0.0")), "reported the mapped address 0.0.0.0:41000, which no packet from here can have"),
+        (success(seen("224.0.0.1")), "reported the mapped address 224.0.0.1:41000, which no packet from here can have"),
+        (success(seen("192.0.2.1", 0)), "reported the mapped address 192.0.2.1:0, which no packet from here can have"),
         (Message(Class.ERROR, bytes(12)), None),
         (Message(Class.ERROR, bytes(12), (seen("192.0.2.1"),)), None),
-        (request(), "answered without saying what it saw"),
+        (request(), "answered without a mapped address"),
     ],
 )
 def test_an_answer_that_cannot_be_true_is_an_error(message: Message, detail: str | None) -> None:
-    read = reading(message, SERVER, SERVER)
+    read = reading(message, SERVER, SERVER, LOCAL)
     assert read["outcome"] is Outcome.ERROR
     if detail:
         assert read["detail"] == detail
@@ -328,7 +331,7 @@ def test_an_answer_is_read_in_full() -> None:
         Attribute(Extension.INSTANCE, b"\x01\x02"),
         Attribute(Extension.SITE, b"broken"),
     )
-    read = reading(told, SERVER, SERVER)
+    read = reading(told, SERVER, SERVER, LOCAL)
     assert (read["outcome"], read["mapped"], read["origin"], read["other"]) == (
         Outcome.ANSWERED,
         MAPPED,

@@ -115,12 +115,12 @@ def test_a_nat_that_restarts_makes_no_other_class(policy: str) -> None:
 
 @pytest.mark.slow
 def test_a_mapping_that_moved_is_in_conflict_with_that_of_other_ports() -> None:
-    """The answers of the four endpoints differ by some milliseconds; in these the NAT restarts."""
+    """The answers of the endpoints differ by some milliseconds, and by a round trip; in these the NAT restarts."""
     whole = undisturbed("eim-eif")
     mappings = [
         verdict
-        for number in range(60)
-        for verdict in core(classified(PRESETS["eim-eif"], after(whole - number / 1000, Scene.restart)), "mapping")
+        for number in range(100)
+        for verdict in core(classified(PRESETS["eim-eif"], after(whole - number / 500, Scene.restart)), "mapping")
     ]
     assert {mapping.value for mapping in mappings} == {Dependence.ENDPOINT_INDEPENDENT}
     moved = [mapping for mapping in mappings if mapping.certainty is Certainty.CONFLICTING]
@@ -165,7 +165,8 @@ def test_two_reflectors_behind_one_address_are_found_out(policy: str, turns: obj
     assert all(mapping.determined for mapping in core(report, "mapping"))
     for filtering in core(report, "filtering"):
         # What was heard was heard; silence says nothing.
-        assert named in filtering.reason if not filtering.determined else filtering.value == "endpoint-independent"
+        found_out = named in filtering.reason or f"another reflector answers at {ALTERNATE}" in filtering.reason
+        assert found_out if not filtering.determined else filtering.value == "endpoint-independent"
     assert report
     assert report.ipv4
     assert report.ipv4.tcp

@@ -122,6 +122,50 @@ def unknown(verdict: Verdict[Any], *why: str) -> bool:
     return verdict.certainty is Certainty.NOT_DETERMINED
 
 
+# --- what no packet from here can be seen as, or one server alone reports --------------------------------------------
+
+THIRD = Endpoint.parse("203.0.113.20:3478")
+PRIVATE = Endpoint.parse("10.99.0.7:51000")
+
+
+def seen_by(reports: Mapping[Endpoint, Endpoint | None]) -> list[Observation]:
+    """Return what servers reported, each in its greeting and in the mapping test; None: this host's own endpoint."""
+    facts = [hello(remote) for remote in reports] + mapping(dict.fromkeys(reports, OUTSIDE))
+    return [replace(fact, mapped=reports[fact.remote] or fact.local) for fact in facts]
+
+
+def test_a_private_mapped_address_from_a_public_server_is_never_confirmed() -> None:
+    found = profile(*seen_by(dict.fromkeys(GRID, PRIVATE)))
+    for verdict in (found.translated, found.external, found.mapping):
+        assert verdict.certainty is LIKELY
+        assert "reports the private address 10.99.0.7, perhaps of a NAT on its own side" in verdict.reason
+
+
+def test_a_private_mapped_address_that_is_this_hosts_own_is_no_doubt() -> None:
+    found = profile(*seen_by(dict.fromkeys(GRID)))
+    assert (found.translated.value, found.translated.certainty) == (False, CONFIRMED)
+
+
+def test_one_server_against_two_is_a_conflict_in_which_most_decide() -> None:
+    found = profile(*seen_by({R1: PRIVATE, ELSEWHERE: None, THIRD: None}))
+    assert (found.translated.value, found.translated.certainty) == (False, Certainty.CONFLICTING)
+    assert f"{R1.address} alone reports 10.99.0.7" in found.translated.reason
+    assert PRIVATE not in (found.external.value or ())
+    assert (found.mapping.value, found.mapping.certainty) == (EI, LIKELY)
+
+
+def test_one_server_against_one_is_no_majority() -> None:
+    found = profile(*seen_by({R1: PRIVATE, ELSEWHERE: None}))
+    assert (found.translated.value, found.translated.certainty) == (True, Certainty.CONFLICTING)
+
+
+def test_two_addresses_of_one_server_do_not_outvote_another() -> None:
+    """The reflector's alternate is the same machine."""
+    facts = [hello(R1, mapped=PRIVATE, site=SITE), hello(ELSEWHERE, mapped=OUTSIDE)]
+    found = profile(*facts, *mapping(dict.fromkeys(GRID, PRIVATE) | {ELSEWHERE: OUTSIDE}))
+    assert found.external.value == tuple(sorted((PRIVATE, OUTSIDE)))
+
+
 # --- mapping ----------------------------------------------------------------------------------------------------------
 
 
@@ -456,6 +500,21 @@ def test_few_dials_into_silence_are_no_filter() -> None:
     assert unknown(tcp(*facts).filtering, "too few to tell a filter from loss")
 
 
+@pytest.mark.parametrize(
+    ("controls", "certainty"),
+    [(12, CONFIRMED), (9, LIKELY), (7, Certainty.NOT_DETERMINED), (0, Certainty.NOT_DETERMINED)],
+)
+def test_dials_into_silence_count_as_far_as_controls_were_answered(controls: int, certainty: Certainty) -> None:
+    """A path that was dead for a while is no filter: what was sent beside the dials did not get through either."""
+    passed = [dialled(Dialled.ACCEPTED, source) for source in DIALS[1:]]
+    silent = replace(dialled(Dialled.SILENT, DIALS[0]), controls=controls)
+    same_address = tcp(silent, *(replace(silent, source=source) for source in DIALS[1:])).filtering
+    assert same_address.certainty is certainty
+    assert f"{controls} controls answered" in same_address.reason
+    heard_later = tcp(silent, replace(silent, outcome=Dialled.ACCEPTED), *passed).filtering
+    assert told(heard_later) == (EI, CONFIRMED)
+
+
 def test_a_few_dials_that_contradict_all_others_are_left_aside_and_remembered() -> None:
     """Three SYNs may be lost by chance; that they contradict the rest is a reason to be less sure."""
     facts = [dialled(Dialled.ACCEPTED, source) for source in DIALS if source != R2]
@@ -521,7 +580,7 @@ def test_held_connections_are_counted_by_both_ends() -> None:
 
 # --- reachability -----------------------------------------------------------------------------------------------------
 
-ANSWERED, ERROR, MISPLACED, REJECTED, MUTE, SILENT = Outcome
+ANSWERED, ERROR, MISPLACED, REJECTED, UNREADABLE, MUTE, SILENT = Outcome
 
 
 def asked(outcome: Outcome, protocol: Protocol, remote: Endpoint = R1, **fields: Any) -> Exchange:
@@ -534,7 +593,9 @@ def asked(outcome: Outcome, protocol: Protocol, remote: Endpoint = R1, **fields:
             base |= {"source": R1_OTHER, "detail": f"answered from {R1_OTHER}"}
         case Outcome.REJECTED:
             reason = "host administratively prohibited" if protocol is UDP else "connection refused"
-            base |= {"mapped": None, "rtt": None, "sent": 2, "waited": 0.1, "detail": reason}
+            base |= {"mapped": None, "rtt": None, "source": None, "sent": 2, "waited": 0.1, "detail": reason}
+        case Outcome.UNREADABLE:
+            base |= {"mapped": None, "rtt": None, "sent": 8, "waited": 3.0, "detail": "what came back is no STUN"}
         case Outcome.SILENT | Outcome.MUTE:
             base |= {"mapped": None, "rtt": None, "sent": 8, "waited": 3.0}
     return hello(remote, **(base | fields))
@@ -546,6 +607,7 @@ UDP_BY_TCP = {
     ANSWERED: (YES, YES),
     ERROR: (YES, YES),
     MISPLACED: (YES, YES),
+    UNREADABLE: (YES, YES),
     REJECTED: (NO, WHO_KNOWS),
     MUTE: (WHO_KNOWS, WHO_KNOWS),
     SILENT: (NO, WHO_KNOWS),
@@ -562,7 +624,7 @@ def test_the_reachability_of_udp_by_what_tcp_brought(udp: Outcome, tcp_: Outcome
 def test_the_reachability_of_tcp_by_what_udp_brought(udp: Outcome, tcp_: Outcome) -> None:
     """A plain server need not serve TCP: that it does not answer there says nothing. A reflector serves both."""
     plain = profile(asked(udp, UDP), asked(tcp_, TCP), protocol=TCP).reachable
-    assert plain.value is (YES if tcp_ in (ANSWERED, ERROR, MISPLACED) else WHO_KNOWS)
+    assert plain.value is (YES if tcp_ in (ANSWERED, ERROR, MISPLACED, UNREADABLE) else WHO_KNOWS)
     reflector = profile(asked(udp, UDP, site=SITE), asked(tcp_, TCP), protocol=TCP).reachable
     assert reflector.value is UDP_BY_TCP[tcp_][udp is not ANSWERED]
 
@@ -570,7 +632,7 @@ def test_the_reachability_of_tcp_by_what_udp_brought(udp: Outcome, tcp_: Outcome
 @pytest.mark.parametrize(
     ("facts", "certainty"),
     [
-        ([asked(SILENT, UDP), asked(ANSWERED, TCP, site=SITE)], CONFIRMED),
+        ([asked(SILENT, UDP), asked(ANSWERED, TCP, site=SITE)], LIKELY),
         ([asked(REJECTED, UDP), asked(ANSWERED, TCP, site=SITE)], CONFIRMED),
         ([asked(SILENT, UDP, sent=2), asked(ANSWERED, TCP, site=SITE)], LIKELY),
         ([asked(SILENT, UDP), asked(ANSWERED, TCP)], LIKELY),
@@ -601,11 +663,11 @@ def test_a_port_without_a_listener_is_no_blocked_udp() -> None:
     ("outcome", "fields", "words"),
     [
         (ERROR, {}, f"{R1}: error 500"),
-        (ERROR, {"detail": "answered without saying what it saw"}, f"{R1}: answered without saying what it saw"),
+        (ERROR, {"error": 401, "detail": "Unauthorized"}, f"{R1}: error 401 Unauthorized"),
         (MISPLACED, {}, f"{R1}: answered from {R1_OTHER}"),
         (REJECTED, {}, "a rejection (host administratively prohibited)"),
         (SILENT, {}, "no answer to 8 attempts in 3.0 s"),
-        (SILENT, {"detail": "what came back is no STUN"}, f"({R1}: what came back is no STUN)"),
+        (UNREADABLE, {}, f"({R1}: what came back is no STUN)"),
     ],
 )
 def test_the_culprit_is_named(outcome: Outcome, fields: dict[str, Any], words: str) -> None:

@@ -497,6 +497,13 @@ def test_what_tcp_cannot_do_is_refused(attribute: Attribute) -> None:
         assert refusal(message) == (420, attribute.type.to_bytes(2, "big"))
 
 
+def test_a_change_request_that_asks_for_no_change_is_answered_over_tcp_as_over_udp() -> None:
+    """stuntman's ``stunclient --protocol tcp`` sends it in every request."""
+    nothing = stun.change_attribute(Change.NONE)
+    assert stream_reply(nothing, FILLER).mapped == CLIENT
+    assert reply(nothing, FILLER).mapped == CLIENT
+
+
 def test_a_group_is_counted_in_the_reply() -> None:
     answer = stream(extensions.group_attribute(b"tag"), FILLER)
     assert answer.group == b"tag"

@@ -17,7 +17,6 @@ from natprobe.server import (
     UNREACHABLE_OTHER,
     Kind,
     describe,
-    other_address_fault,
 )
 from natprobe.stun import Change
 
@@ -69,7 +68,7 @@ def hello(remote: Endpoint = SERVER, other: Endpoint | None = OTHER, **fields: o
     ],
 )
 def test_faults_of_an_other_address(contacted: str, other: str | None, fault: str | None) -> None:
-    assert other_address_fault(Endpoint.parse(contacted), endpoint(other)) == fault
+    assert describe(hello(Endpoint.parse(contacted), endpoint(other))).fault == fault
 
 
 def test_a_sound_rfc5780_server_has_four_endpoints_and_three_senders() -> None:

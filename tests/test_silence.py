@@ -8,8 +8,8 @@ from itertools import combinations
 import pytest
 
 from natprobe.endpoint import Endpoint
-from natprobe.observation import Arrival, Volley
-from natprobe.silence import CONVINCING, SUGGESTIVE, Tally, settling_time, tally
+from natprobe.observation import Arrival, ConnectBack, Dialled, Volley
+from natprobe.silence import CONVINCING, SUGGESTIVE, Tally, settling_time, tally, tally_dials
 
 HERE = Endpoint.parse("10.64.1.10:40000")
 SERVER = Endpoint.parse("198.51.100.10:3478")
@@ -108,3 +108,27 @@ def test_time_to_settle_grows_with_how_far_the_controls_differ() -> None:
     assert steady == pytest.approx(0.04 + 0.01 + 0.005)
     assert jumpy == pytest.approx(0.14 + 0.10 + 0.01 + 0.005)
     assert settling_time([]) is None
+
+
+# --- connect-backs ----------------------------------------------------------------------------------------------------
+
+
+def dialled(attempts: int, controls: int | None, outcome: Dialled = Dialled.SILENT) -> ConnectBack:
+    return ConnectBack(HERE, SERVER, ALTERNATE, 0.0, attempts, 1.0, outcome, controls=controls)
+
+
+def test_connect_backs_of_several_requests_count_together() -> None:
+    first, second = dialled(12, 3), dialled(12, 12)
+    assert tally_dials([first, second]) == Tally(24, 15, 0)
+    assert tally_dials([first, dialled(1, 1, Dialled.ACCEPTED)]).heard == 1
+
+
+def test_connect_backs_count_by_the_controls_that_were_answered_beside_them() -> None:
+    assert tally_dials([dialled(12, 12)]).chance <= CONVINCING
+    assert CONVINCING < tally_dials([dialled(12, 8)]).chance <= SUGGESTIVE
+    assert tally_dials([dialled(12, 7)]).chance > SUGGESTIVE
+    assert tally_dials([dialled(12, 0)]).chance == 1
+
+
+def test_of_a_report_without_controls_the_attempts_count_as_they_did() -> None:
+    assert tally_dials([dialled(12, None)]) == Tally(12, 12, 0)

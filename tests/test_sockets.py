@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from natprobe.endpoint import Endpoint
-from natprobe.errors import AddressBusy, NameNotFound
+from natprobe.errors import NOT_SENT, AddressBusy, NameNotFound
 from natprobe.network import Datagram, Datagrams, Listener, Rejection, Stream
 from natprobe.sockets import HostNetwork
 
@@ -156,6 +159,48 @@ async def test_a_refusal_is_a_value(network: HostNetwork) -> None:
     assert (refused.remote, refused.reason) == (nobody, "connection refused")
 
 
+class _AsOnTheBsds(socket.socket):
+    """Says EISCONN to a second connect(), as the BSDs, macOS and WSL 1 do; Linux says that all is well."""
+
+    _asked = False
+
+    def connect_ex(self, address: Any) -> int:
+        if self._asked:
+            return errno.EISCONN
+        self._asked = True
+        return super().connect_ex(address)
+
+    def connect(self, address: Any) -> None:
+        if self._asked:
+            raise OSError(errno.EISCONN, os.strerror(errno.EISCONN))
+        super().connect(address)
+
+
+async def test_a_connection_is_made_by_one_connect(network: HostNetwork, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second one says EISCONN off Linux, which is no rejection."""
+    listener = await network.listen(THERE)
+    monkeypatch.setattr(socket, "socket", _AsOnTheBsds)
+    stream = connected(await network.connect(HERE, listener.local))
+    monkeypatch.undo()
+    close(stream, await listener.accept(), listener)
+
+
+@pytest.mark.parametrize("code", [errno.EINPROGRESS, errno.EALREADY, errno.EINTR, errno.EISCONN])
+async def test_a_connect_that_is_under_way_is_waited_for(
+    network: HostNetwork, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    class UnderWay(socket.socket):
+        def connect_ex(self, address: Any) -> int:
+            super().connect_ex(address)
+            return code
+
+    listener = await network.listen(THERE)
+    monkeypatch.setattr(socket, "socket", UnderWay)
+    stream = connected(await network.connect(HERE, listener.local))
+    monkeypatch.undo()
+    close(stream, await listener.accept(), listener)
+
+
 async def test_cancelling_a_connection_attempt_leaves_nothing(network: HostNetwork) -> None:
     with closing(socket.socket()) as full:
         full.bind(THERE.sockaddr)
@@ -290,12 +335,18 @@ async def test_an_icmp_error_costs_no_later_datagram_more_than_a_copy(network: H
     close(here, there)
 
 
-async def test_what_cannot_be_sent_is_silently_lost(network: HostNetwork) -> None:
+async def test_what_cannot_be_sent_is_a_rejection_and_harms_nothing_else(network: HostNetwork) -> None:
     """A server may name any address as its other one, and the rest of the run must not suffer."""
     here, there = await network.datagrams(HERE), await network.datagrams(THERE)
     for _ in range(3):
         await here.send(b"nowhere", Endpoint.of("255.255.255.255", 3478))
         await here.send(b"martian", Endpoint.of("203.0.113.1", 3478))  # from a loopback address
+    for _ in range(3):
+        for address in ("255.255.255.255", "203.0.113.1"):
+            refused = await here.receive()
+            assert isinstance(refused, Rejection)
+            assert refused.remote == Endpoint.of(address, 3478)
+            assert refused.reason.startswith(NOT_SENT)
     await here.send(b"ping", there.local)
     await here.send(b"ping", there.local)
     assert isinstance(await there.receive(), Datagram)

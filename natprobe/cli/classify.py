@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable
 from importlib import import_module
@@ -14,6 +13,7 @@ import natprobe
 from natprobe.behaviour import Protocol
 from natprobe.cli.files import reserved
 from natprobe.cli.lean import add, port_number
+from natprobe.cli.running import run
 from natprobe.cli.showing import page, show
 from natprobe.cli.terminal import Progress
 from natprobe.descriptors import raise_file_limit
@@ -62,7 +62,7 @@ def classify(
     raise_file_limit(_FILES)
     with reserved(save) as write_json, reserved(html) as write_page:
         with Progress() as progress:
-            report = asyncio.run(
+            report = run(
                 natprobe.classify(
                     server or default_servers(protocols),
                     versions=versions,
@@ -82,8 +82,11 @@ def classify(
 
 
 def _meanwhile(module: str, say: Callable[[str], None]) -> Callable[[str], None]:
-    """Return ``say``, but have its first call import ``module`` beside the probes, which mostly wait."""
-    loading = threading.Thread(target=import_module, args=(module,), daemon=True)
+    """Return ``say``, but have its first call import ``module`` beside the probes, which mostly wait.
+
+    No daemon: an interpreter that ends waits for it, or the import would crash in what is left of it.
+    """
+    loading = threading.Thread(target=import_module, args=(module,))
 
     def say_and_load(phrase: str) -> None:
         if loading.ident is None:

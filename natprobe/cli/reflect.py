@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from natprobe.cli.lean import add, port_number
+from natprobe.cli.running import run
 from natprobe.cli.terminal import note
 from natprobe.errors import CannotRun
 
@@ -57,7 +57,7 @@ def reflect(
     ports = tuple(map(port_number, port)) if port else PORTS
     many = _port_range(destinations) if destinations else range(0)
     serving = partial(serve, address, ports, compat, note, many, overlap=overlap)
-    asyncio.run(serving() if web is None else _beside(_page(address, web), serving))
+    run(serving() if web is None else _beside(_page(address, web), serving))
 
 
 def _page(addresses: list[str], port: str) -> Page:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json as json_module
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -11,7 +10,7 @@ import typer
 
 from natprobe.behaviour import Protocol
 from natprobe.cli.lean import add, port_number
-from natprobe.cli.running import NOT_DETERMINED
+from natprobe.cli.running import NOT_DETERMINED, run
 from natprobe.cli.terminal import Progress, emit
 from natprobe.public import default_servers
 
@@ -61,7 +60,7 @@ def reuse(
             if done % (of // 200 + 1) == 0:
                 progress.say(f"{_bar(done, of)} {done:,} of {of:,} {what}")
 
-        holding = asyncio.run(
+        holding = run(
             hold(
                 server or default_servers([Protocol.TCP]),
                 connections=wanted,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from natprobe.cli.lean import add
-from natprobe.cli.running import NOT_DETERMINED
+from natprobe.cli.running import NOT_DETERMINED, run
 from natprobe.cli.terminal import coloured, emit
 from natprobe.version import VERSION
 from natprobe.views.printable import printable
@@ -69,7 +68,7 @@ def turn(
         raise typer.BadParameter("Missing argument: a URL, or --config FILE")
     versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
     limit = _seconds(timeout)
-    checks = asyncio.run(check_ice_servers(servers, depth=_depth(depth), timeout=limit, versions=versions))
+    checks = run(check_ice_servers(servers, depth=_depth(depth), timeout=limit, versions=versions))
     emit(_json(checks) if json else "".join(map(_lines, _warning_once(checks))))
     if not all(check.usable for check in checks):
         raise typer.Exit(NOT_DETERMINED)

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import TypeVar
 
 from natprobe.behaviour import Protocol
-from natprobe.endpoint import Address, Endpoint
+from natprobe.endpoint import Address, Endpoint, Scope
 from natprobe.observation import (
     ConnectBack,
     Draws,
@@ -24,6 +24,7 @@ from natprobe.observation import (
 )
 from natprobe.server import Server, describe
 
+_CONTROLS = (Purpose.CONTROL, Purpose.CLOSED_PORT, Purpose.HAIRPIN)
 T = TypeVar("T", Exchange, Volley, ConnectBack, Hold, Recognition, Idle)
 Cited = tuple[int, T]
 
@@ -97,8 +98,8 @@ class Facts:
 
     @property
     def asked(self) -> list[Cited[Exchange]]:
-        """The exchanges that were made to learn of this protocol; a mere control for the other one is not."""
-        return [cited for cited in self.exchanges if cited[1].purpose not in (Purpose.CONTROL, Purpose.HAIRPIN)]
+        """The exchanges that were made to learn of this protocol; a mere control is none."""
+        return [cited for cited in self.exchanges if cited[1].purpose not in _CONTROLS]
 
     def purpose(self, *purposes: Purpose) -> list[Cited[Exchange]]:
         return [cited for cited in self.exchanges if cited[1].purpose in purposes]
@@ -113,6 +114,40 @@ class Facts:
         """Every external address that this host had, over whatever protocol, but its own."""
         seen = [exchange for _, exchange in (*self.answered, *self.elsewhere) if exchange.answered and exchange.mapped]
         return {e.mapped.address for e in seen if e.mapped and e.mapped.address != e.local.address}
+
+    def doubt(self, cited: Iterable[Cited[Exchange]]) -> str | None:
+        """Return why what servers report of this host may be true of their own side alone, or None.
+
+        A server at a public address that sees a private one, not this host's own, may stand behind a proxy or a NAT of
+        its own that everybody seems to come from; or on the same private network, by a route of its own.
+        """
+        for _, exchange in cited:
+            mapped, remote = exchange.mapped, exchange.remote
+            if not mapped or mapped.address == exchange.local.address:
+                continue
+            if remote.scope is Scope.GLOBAL and mapped.scope is not Scope.GLOBAL:
+                return f"{remote} reports the {mapped.scope} address {mapped.address}, perhaps of a NAT on its own side"
+        return None
+
+    @cached_property
+    def dissenting(self) -> dict[Address, Address]:
+        """The addresses of servers that report an external address against a majority of servers, and that address.
+
+        A server counts once, however many addresses it has; two that agree outvote a third.
+        """
+        owner = {endpoint.address: server.contacted.address for server in self.servers for endpoint in server.listens}
+        votes: defaultdict[Address, set[Address]] = defaultdict(set)
+        reports: dict[Address, Address] = {}
+        for _, exchange in self.answered:
+            if exchange.mapped:
+                at = exchange.remote.address
+                votes[exchange.mapped.address].add(owner.get(at, at))
+                reports[at] = exchange.mapped.address
+        ranked = sorted(votes, key=lambda address: len(votes[address]), reverse=True)
+        if len(ranked) < 2 or len(votes[ranked[0]]) <= len(votes[ranked[1]]):
+            return {}
+        majority = votes[ranked[0]]
+        return {at: address for at, address in reports.items() if owner.get(at, at) not in majority}
 
     @cached_property
     def shared(self) -> set[Endpoint]:

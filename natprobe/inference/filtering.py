@@ -17,14 +17,9 @@ from natprobe.inference.candidates import explaining_filter
 from natprobe.inference.facts import Facts, indexes, listing, many_servers
 from natprobe.observation import ConnectBack, Dialled, Exchange, Outcome, Purpose, Volley
 from natprobe.server import Kind, Server
-from natprobe.silence import CONVINCING, SUGGESTIVE, tally
+from natprobe.silence import CONVINCING, FEW, SUGGESTIVE, chance, tally, tally_dials
 
 T = TypeVar("T", Volley, ConnectBack)
-
-FEW_DIALS = 3
-"""SYNs that went unanswered on a path that loses one of five: 1 %, which alone is no certainty."""
-ENOUGH_DIALS = 8
-"""The same: 0.0003 %."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,11 +189,15 @@ def _dead_address(facts: Facts, server: Server, sender: Endpoint, since: float) 
     own = server.contacted.address
     alternates = {endpoint.address for endpoint in server.listens} - {own}
     itself = {e.instance for _, e in facts.purpose(Purpose.HELLO) if e.remote == server.contacted} | {None}
-    late = (e for _, e in facts.answered if e.at + e.waited > since)
+    late = [e for _, e in facts.answered if e.at + e.waited > since]
     alive = {exchange.remote.address for exchange in late if exchange.instance in itself}
     if sender.address == own:
         return None if own in alive else f"{own} did not answer any more"
-    return None if alternates & alive else f"the reflector's other address {listing(alternates)} did not answer either"
+    if alternates & alive:
+        return None
+    if others := alternates & {exchange.remote.address for exchange in late}:
+        return f"another reflector answers at {listing(others)}"
+    return f"the reflector's other address {listing(alternates)} did not answer either"
 
 
 def _what_it_did(proofs: list[Exchange]) -> str:
@@ -219,30 +218,50 @@ def _tcp_findings(facts: Facts) -> dict[Endpoint, Finding]:
 
 
 def _of_dials(facts: Facts, dials: list[ConnectBack]) -> dict[Endpoint, Finding]:
-    findings = {dialled.source: _dialled(facts, dialled) for dialled in dials}
-    few = [sender for sender, finding in findings.items() if finding.few]
-    if len(few) > 1:  # they bear each other out
-        findings |= {sender: replace(findings[sender], certain=True) for sender in few}
+    of_sources: dict[Endpoint, list[ConnectBack]] = {}
+    for dialled in dials:
+        of_sources.setdefault(dialled.source, []).append(dialled)
+    findings = {source: _dialled(facts, made) for source, made in of_sources.items()}
+    few = [source for source, finding in findings.items() if finding.few]
+    together = tally_dials(dialled for source in few for dialled in of_sources[source])
+    if len(few) > 1 and together.chance <= _BORNE_OUT:
+        findings |= {source: replace(findings[source], certain=True) for source in few}
     return findings
 
 
-def _dialled(facts: Facts, dialled: ConnectBack) -> Finding:
+_BORNE_OUT = chance(6, 6)
+"""Three turns of each of two sources that have but one port: they bear each other out."""
+
+
+def _dialled(facts: Facts, made: list[ConnectBack]) -> Finding:
+    """Return what the connect-backs from one source show, from one request or several."""
+    dialled = min(made, key=lambda one: _TELLING.index(one.outcome))
     if dialled.outcome is Dialled.NOT_DIALLED and not _was_told(facts, dialled):
         lost = f"could not be used: {dialled.remote} did not tell what came of it, the connection to it was lost"
         return Finding(None, False, lost)
+    if dialled.outcome is Dialled.MISPLACED:
+        where = f"came from {dialled.came_from}" if dialled.came_from else "was reported but never reached this host"
+        return Finding(None, False, f"could not be used: its connection {where}")
     if dialled.outcome is not Dialled.SILENT:
         return _DIALLED[dialled.outcome]
-    tried = f"({dialled.attempts} times tried)"
-    if dialled.attempts < FEW_DIALS:
+    return _silent_dials(facts, made)
+
+
+def _silent_dials(facts: Facts, made: list[ConnectBack]) -> Finding:
+    counted = tally_dials(made)
+    beside = "" if made[0].controls is None else f", {counted.controls} controls answered"
+    tried = f"({counted.rounds} times tried{beside})"
+    remote, source = made[0].remote, made[0].source
+    if counted.chance > (FEW if source.port else SUGGESTIVE):
         return Finding(None, False, f"stayed silent {tried}, too few to tell a filter from loss")
-    server = facts.server(dialled.remote)
-    dead = _dead_address(facts, server, dialled.source, dialled.at + dialled.waited) if server else None
-    if dialled.remote in facts.shared:
-        dead = many_servers([dialled.remote])
+    server = facts.server(remote)
+    dead = _dead_address(facts, server, source, max(one.at + one.waited for one in made)) if server else None
+    if remote in facts.shared:
+        dead = many_servers([remote])
     if dead:
         return Finding(None, False, f"stayed silent {tried}, but {dead}")
-    few = dialled.attempts < ENOUGH_DIALS
-    return Finding(False, not few, f"did not come in {tried}", few)
+    few = counted.chance > SUGGESTIVE
+    return Finding(False, counted.chance <= CONVINCING, f"did not come in {tried}", few)
 
 
 def _was_told(facts: Facts, dialled: ConnectBack) -> bool:
@@ -250,6 +269,12 @@ def _was_told(facts: Facts, dialled: ConnectBack) -> bool:
     requests = (exchange for _, exchange in facts.purpose(Purpose.FILTERING) if exchange.local == dialled.local)
     return any(request.answered for request in requests)
 
+
+_TELLING = (
+    *(Dialled.ACCEPTED, Dialled.REFUSED, Dialled.UNREACHABLE, Dialled.MISPLACED, Dialled.INTERCEPTED),
+    *(Dialled.SILENT, Dialled.NOT_DIALLED),
+)
+"""What says most of a source, of what became of several requests, comes first."""
 
 _DIALLED = {
     Dialled.ACCEPTED: _HEARD,

@@ -29,13 +29,26 @@ def judge_mapping(facts: Facts) -> Verdict[Dependence]:
     ports: dict[Endpoint, list[Cited[Exchange]]] = {}
     for index, exchange in facts.purpose(Purpose.MAPPING):
         ports.setdefault(exchange.local, []).append((index, exchange))
-    verdicts = {local: _judge_port(facts, asked) for local, asked in ports.items()}
-    # A port of which not everybody told is no contradiction, only a try that failed.
-    whole = [verdicts[local] for local, asked in ports.items() if all(exchange.answered for _, exchange in asked)]
-    if len({verdict.value for verdict in whole}) > 1:
-        return _conflicting(whole, several_ways_out=any(_several_ways_out(asked) for asked in ports.values()))
-    best = (verdict for verdict in (*whole, *verdicts.values()) if verdict.determined)
-    return next(best, None) or next(iter(verdicts.values()), None) or not_determined(_why_nothing(facts, []))
+    # A port that fewer endpoints told of than of another is no contradiction by itself.
+    told = {local: len({e.remote for _, e in asked if e.answered}) for local, asked in ports.items()}
+    full = [asked for local, asked in ports.items() if told[local] == max(told.values())]
+    verdicts = [_judge_port(facts, asked) for asked in full]
+    if not verdicts:
+        return not_determined(_why_nothing(facts, []))
+    if len({verdict.value for verdict in verdicts}) > 1:
+        return _conflicting(verdicts, several_ways_out=any(map(_several_ways_out, ports.values())))
+    others = (asked for local, asked in ports.items() if told[local] < max(told.values()))
+    against = [_judge_port(facts, asked) for asked in others if not _agrees(asked, verdicts[0].value)]
+    return _conflicting([verdicts[0], *against], several_ways_out=False) if against else verdicts[0]
+
+
+def _agrees(asked: list[Cited[Exchange]], value: Dependence | None) -> bool:
+    """Return whether what one port was seen as, by however few endpoints, may be what a dependence makes."""
+    mapped = {e.remote: e.mapped for _, e in asked if e.answered and e.mapped and e.mapped != e.local}
+    if value is None or len(mapped) < 2 or _several_ways_out(asked):
+        return True
+    expected = Dependence.ADDRESS_AND_PORT_DEPENDENT if value is Dependence.CONNECTION_DEPENDENT else value
+    return expected in explaining_mapping(mapped)
 
 
 def _conflicting(verdicts: list[Verdict[Dependence]], *, several_ways_out: bool) -> Verdict[Dependence]:
@@ -67,17 +80,22 @@ def _judge_port(facts: Facts, asked: list[Cited[Exchange]]) -> Verdict[Dependenc
                 f"the mapping towards {exchange.remote} moved {moved}: {_who_moved_it(facts, asked, exchange.remote)}",
                 indexes(seen),
             )
-    return _judge(facts, seen, mapped)
+    verdict = _judge(facts, seen, mapped)
+    if verdict.certainty is Certainty.CONFIRMED and (doubt := facts.doubt(seen)):
+        return replace(verdict, certainty=Certainty.LIKELY, reason=f"{verdict.reason}; but {doubt}")
+    return verdict
 
 
 def _judge(facts: Facts, seen: list[Cited[Exchange]], everything: dict[Endpoint, Endpoint]) -> Verdict[Dependence]:
     local = seen[0][1].local
     evidence = indexes(seen)
-    # A server that sees this host itself stands on this side of the NAT and says nothing of it.
-    mapped = {remote: external for remote, external in everything.items() if external != local}
+    # A server that sees this host itself stands on this side of the NAT and says nothing of it: unless most of them do.
+    alone = set(facts.dissenting) if local in everything.values() else set()
+    mapped = {r: external for r, external in everything.items() if external != local and r.address not in alone}
     if not mapped:
-        certainty = Certainty.CONFIRMED if len(everything) > 1 else Certainty.LIKELY
-        return Verdict(_INDEPENDENT, certainty, f"no NAT: {_everywhere(everything)} {local} itself", evidence)
+        itself = {remote: external for remote, external in everything.items() if external == local}
+        certainty = Certainty.CONFIRMED if len(itself) > 1 and not alone else Certainty.LIKELY
+        return Verdict(_INDEPENDENT, certainty, f"no NAT: {_everywhere(itself)} {local} itself", evidence)
     explaining = explaining_mapping(mapped)
     if explaining == [Dependence.ENDPOINT_INDEPENDENT]:
         return _independent(facts, local, mapped, evidence)

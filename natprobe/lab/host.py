@@ -168,7 +168,8 @@ class _MemoryDatagrams:
     def _arrive(self, packet: Packet) -> None:
         now = self._host.now()
         if packet.error:
-            self._arrivals.put(Rejection(packet.error.about.destination, str(packet.error.reason), now))
+            about, reason = packet.error.about.destination, str(packet.error.reason)
+            self._arrivals.put(Rejection(about, reason, now, packet.source.address))
         else:
             self._arrivals.put(Datagram(packet.payload, packet.source, now))
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from natprobe.endpoint import Address, parse_address
@@ -20,6 +21,13 @@ from natprobe.lab.packet import Packet
 from natprobe.lab.policy import NatPolicy
 
 _NO_LINK = Path()
+
+
+class Fault(Protocol):
+    """What goes wrong on a link, beyond what its impairments do by chance."""
+
+    def strike(self, packet: Packet, now: float, *, up: bool) -> Iterable[tuple[Packet, float]]:
+        """Return what arrives in place of a packet that sets out ``now``, and how many seconds late each does."""
 
 
 class Node(Protocol):
@@ -92,16 +100,27 @@ class Gateway:
             self._up.carry(refusal.reply, self.outside.route)
 
 
+Strike = Callable[[Packet, float], Iterable[tuple[Packet, float]]]
+"""`Fault.strike` in one direction."""
+
+
 class Wire:
     """One direction of a link on the loop. Nothing arrives while it is being sent, however short the link."""
 
-    def __init__(self, impairment: Impairment, rng: random.Random) -> None:
+    def __init__(self, impairment: Impairment, rng: random.Random, strike: Strike | None = None) -> None:
         self._link = Link(impairment, rng)
         self._loop = asyncio.get_running_loop()
+        self._strike = strike or _unharmed
 
     def carry(self, packet: Packet, to: Callable[[Packet], None]) -> None:
-        for at in self._link.arrivals(self._loop.time()):
-            self._loop.call_at(at, to, packet)
+        now = self._loop.time()
+        for at in self._link.arrivals(now):
+            for arriving, late in self._strike(packet, now):
+                self._loop.call_at(at + late, to, arriving)
+
+
+def _unharmed(packet: Packet, _: float) -> Iterable[tuple[Packet, float]]:
+    return ((packet, 0.0),)
 
 
 class Internet:
@@ -114,12 +133,21 @@ class Internet:
         self._parts = 0
 
     def gateway(
-        self, policy: NatPolicy, *addresses: str, behind: Gateway | None = None, path: Path = _NO_LINK
+        self,
+        policy: NatPolicy,
+        *addresses: str,
+        behind: Gateway | None = None,
+        path: Path = _NO_LINK,
+        fault: Fault | None = None,
     ) -> Gateway:
-        """Add a NAT with these external addresses, on the internet or behind another; its hosts are ``behind`` it."""
+        """Add a NAT with these external addresses, on the internet or behind another; its hosts are ``behind`` it.
+
+        ``fault`` strikes on its link, ``up`` being towards the realm outside.
+        """
         realm = behind.inside if behind else self.realm
         own = tuple(map(parse_address, addresses))
-        up, down = Wire(path.up, self._dice()), Wire(path.down, self._dice())
+        strike_up, strike_down = (partial(fault.strike, up=way) if fault else None for way in (True, False))
+        up, down = Wire(path.up, self._dice(), strike_up), Wire(path.down, self._dice(), strike_down)
         gateway = Gateway(Nat(policy, own, self._dice()), realm, up, down)
         for address in own:
             realm.add(address, gateway)

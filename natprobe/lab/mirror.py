@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from natprobe.endpoint import Endpoint
-from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Source
+from natprobe.extensions import TOKEN_MARK, Dial, DialOutcome, DialPlan, DialResult, Source
 from natprobe.lab.host import Host
 from natprobe.lab.packet import Packet
 from natprobe.lab.tcp import Connection as Tcp
 from natprobe.lab.tcp import Failure
 from natprobe.reflector.budget import Budget
-from natprobe.reflector.dialer import ECHO_PATIENCE, MARK, Dialer
+from natprobe.reflector.dialer import ECHO_PATIENCE, Dialer
 from natprobe.reflector.layout import Layout
 from natprobe.reflector.rules import Outgoing, Rules
 from natprobe.reflector.server import MAX_CONNECTIONS, PORTS
@@ -24,17 +24,35 @@ _TTL_AND_TOS = 64, 0
 _SETTLED = (DialOutcome.ACCEPTED, DialOutcome.REFUSED, DialOutcome.UNREACHABLE)
 
 
+Says = Callable[[bytes], bytes]
+"""What a reflector says in place of a message."""
+
+
+def truthfully(message: bytes) -> bytes:
+    return message
+
+
 class Mirror:
-    """A reflector that serves from all addresses of a host, until the loop ends; the first one is the primary."""
+    """A reflector that serves from all addresses of a host, until the loop ends; the first one is the primary.
+
+    One that misreports is given ``says``.
+    """
 
     def __init__(
-        self, host: Host, ports: Sequence[int] = PORTS, *, compat: bool = False, overlap: bool = False
+        self,
+        host: Host,
+        ports: Sequence[int] = PORTS,
+        *,
+        compat: bool = False,
+        overlap: bool = False,
+        says: Says = truthfully,
     ) -> None:
         quiet = [host.bind(Endpoint(address, 0), lambda _: None).port for address in host.addresses]
         self.layout = Layout(tuple(host.addresses), tuple(ports), tuple(quiet))
         key, instance = host.rng.randbytes(32), host.rng.randbytes(8)
         self.rules = Rules(self.layout, key=key, instance=instance, compat=compat)
         self._host = host
+        self._says = says
         self._loop = asyncio.get_running_loop()
         self._budget = Budget(key)
         dialer = MemoryDialer(host)
@@ -58,19 +76,20 @@ class Mirror:
                 self._send(reply)
 
     def _send(self, reply: Outgoing) -> None:
-        self._host.send(reply.data, reply.source, reply.target)
+        self._host.send(self._says(reply.data), reply.source, reply.target)
 
     def _admit(self, connection: Tcp) -> _Transport:
-        return _Transport(connection, Connection(self._streams, connection.local))
+        return _Transport(connection, Connection(self._streams, connection.local), self._says)
 
 
 class _Transport(asyncio.Transport):
     """What asyncio puts between a socket and a protocol, on a connection in memory."""
 
-    def __init__(self, connection: Tcp, protocol: Connection) -> None:
+    def __init__(self, connection: Tcp, protocol: Connection, says: Says) -> None:
         super().__init__()
         self._connection = connection
         self._protocol = protocol
+        self._says = says
         self._lost = False
 
     # --- what the protocol asks of it ---------------------------------------------------------------------------------
@@ -86,7 +105,7 @@ class _Transport(asyncio.Transport):
         return 0
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._connection.send(bytes(data))
+        self._connection.send(self._says(bytes(data)))
 
     def abort(self) -> None:
         self._connection.abort()
@@ -127,7 +146,7 @@ class MemoryDialer(Dialer):
         self, plan: DialPlan, origins: dict[Source, Endpoint], target: Endpoint, transaction_id: bytes
     ) -> tuple[DialResult, ...]:
         """Carry out a plan as the Dialer of sockets does."""
-        call = _Call(self._host, target, plan, transaction_id + MARK)
+        call = _Call(self._host, target, plan, transaction_id + TOKEN_MARK)
         series = [_Series(call, dial, origins.get(dial.source)) for dial in plan.dials]
         try:
             return tuple([await one.done for one in series])

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from natprobe.behaviour import Protocol
 from natprobe.lab.clock import run
 from natprobe.lab.host import Host
-from natprobe.lab.internet import Gateway, Internet
+from natprobe.lab.internet import Fault, Gateway, Internet
 from natprobe.lab.link import PATHS, Path
-from natprobe.lab.mirror import Mirror
+from natprobe.lab.mirror import Mirror, Says, truthfully
 from natprobe.lab.policy import NatPolicy
 from natprobe.report import Report
 from natprobe.run import Tier, classify
@@ -33,18 +33,21 @@ def simulate(
     protocols: Iterable[Protocol] = tuple(Protocol),
     tier: Tier = Tier.QUICK,
     second_source: str | None = None,
+    fault: Fault | None = None,
+    says: Says = truthfully,
 ) -> Report:
     """Classify a NAT, or several from the client's outwards, over a path (or the name of one); seconds take none.
 
-    The same arguments give the same report, which is dated at the epoch. Raises what `classify` does, and Hang.
+    ``fault`` strikes on the path, between the outermost NAT and the internet; ``says`` alters what the reflector
+    says. The same arguments give the same report, which is dated at the epoch. Raises what `classify` does, and Hang.
     """
     several = [policies] if isinstance(policies, NatPolicy) else policies
     line = PATHS[path] if isinstance(path, str) else path
 
     async def classified() -> Report:
         internet = Internet(seed)
-        client = client_behind(internet, several, line)
-        Mirror(internet.host(*REFLECTOR))
+        client = client_behind(internet, several, line, fault)
+        Mirror(internet.host(*REFLECTOR), says=says)
         return await classify(
             [REFLECTOR[0]], versions=[4], protocols=protocols, tier=tier, second_source=second_source, network=client
         )
@@ -52,10 +55,13 @@ def simulate(
     return replace(run(classified()), started=_EPOCH)
 
 
-def client_behind(internet: Internet, policies: Sequence[NatPolicy], path: Path) -> Host:
+def client_behind(internet: Internet, policies: Sequence[NatPolicy], path: Path, fault: Fault | None = None) -> Host:
     """Add NATs in series, the last one on the internet over ``path``, and a client behind the first."""
     gateway: Gateway | None = None
     for level, policy in reversed(list(enumerate(policies))):
         address = _CARRIER.format(level + 1) if gateway else _INTERNET
-        gateway = internet.gateway(policy, address, behind=gateway, path=Path() if gateway else path)
+        if gateway:
+            gateway = internet.gateway(policy, address, behind=gateway)
+        else:
+            gateway = internet.gateway(policy, address, path=path, fault=fault)
     return internet.host(CLIENT, SECOND, behind=gateway, path=None if gateway else path)

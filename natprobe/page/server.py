@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import os
 import secrets
 import struct
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +27,7 @@ from natprobe.page.session import MOST_PACKETS, Session, Visitor
 from natprobe.reflector.budget import Buckets, Rate, prefix_of
 from natprobe.reflector.layout import Layout
 from natprobe.reflector.rules import Outgoing
+from natprobe.system_errors import cannot_bind
 
 PORT = 8080
 ICE_PORTS = (3480, 3481)
@@ -273,7 +273,7 @@ async def _opened(local: Endpoint, opening: Any) -> Any:
     try:
         return await opening
     except OSError as error:
-        raise AddressBusy(f"{local} cannot be bound: {os.strerror(error.errno or 0)}") from error
+        raise AddressBusy(f"{local} cannot be bound: {cannot_bind(error, local)}") from error
 
 
 def _transport(request: web.Request, name: str) -> Sequence[Any]:

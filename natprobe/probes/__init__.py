@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from natprobe.conversation import Conversation
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 FURTHER_PORTS = 2
 """Local ports from which mapping is tested again where the first one was not treated the same towards all."""
+Further = Callable[[Iterable[Endpoint]], Iterable[Endpoint]]
+"""Returns the endpoints that may be asked as well, by those that have answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,55 @@ def may_have_been_let_in_before(server: Server, heard: Iterable[Endpoint]) -> bo
     return not came.isdisjoint(server.listens) and all(endpoint.address in addresses for endpoint in came)
 
 
-def endpoints_to_map(server: Server, known: Sequence[Server]) -> list[Endpoint]:
-    """Return the endpoints to compare mappings at: all of the chosen server's, the contacted ones of the others."""
-    return list(dict.fromkeys([*server.listens, *(other.contacted for other in known)]))
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """The endpoints to compare mappings at: all of the best server's, the contacted ones of the others.
+
+    ``later`` are those at another address of the server's and on another port than the one that was given: a server
+    must not make its clients try ports of other hosts, so that these wait until it has answered both at that port of
+    its own address and at that address (`served`).
+    """
+
+    server: Server
+    at_once: tuple[Endpoint, ...]
+    later: tuple[Endpoint, ...]
+
+    @classmethod
+    def of(cls, known: Sequence[Server]) -> Targets:
+        server = choose(known)
+        contacted = [other.contacted for other in known]
+        endpoints = dict.fromkeys([*server.listens, *contacted])
+        home = server.contacted
+        later = [e for e in endpoints if e not in contacted and e.address != home.address and e.port != home.port]
+        return cls(server, tuple(e for e in endpoints if e not in later), tuple(later))
+
+    def served(self, answered: Iterable[Endpoint]) -> list[Endpoint]:
+        """Return those of ``later`` that may be asked, by the endpoints that have answered."""
+        came = set(answered)
+        home = self.server.contacted
+        return [e for e in self.later if home.with_port(e.port) in came and e.with_port(home.port) in came]
+
+    def to_repeat(self) -> list[Endpoint]:
+        """Return two endpoints that show from another local port whether equal mappings were equal by chance."""
+        home = self.server.contacted
+        return [home, *(endpoint for endpoint in self.at_once if endpoint.address != home.address)][:2]
+
+
+def ports_are_drawn(hellos: Iterable[Exchange]) -> bool:
+    """Return whether the NAT chooses external ports itself, so that two of its mappings may be equal by chance.
+
+    Of 64,512 ports two are drawn alike once in so many runs, which is more often than a confirmed verdict may be wrong.
+    """
+    return any(hello.mapped and hello.mapped.port != hello.local.port for hello in hellos)
+
+
+def proven(known: Iterable[Server], mappings: Sequence[Exchange]) -> list[Server]:
+    """Return the servers with those alone of their endpoints that have answered here, or are theirs by being named."""
+    answered = {mapping.remote for mapping in mappings if mapping.answered}
+    return [
+        replace(server, listens=tuple(e for e in server.listens if e == server.contacted or e in answered))
+        for server in known
+    ]
 
 
 def irregular(mappings: Sequence[Exchange]) -> bool:

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from typing import Self
 
 from natprobe.conversation import TCP_PATIENCE, Conversation
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
 from natprobe.extensions import (
+    TOKEN_MARK,
+    TOKEN_SIZE,
     Dial,
     DialOutcome,
     DialPlan,
@@ -33,29 +36,38 @@ from natprobe.network import Listener, Stream
 from natprobe.observation import ConnectBack, Dialled, Exchange, Hold, Purpose
 from natprobe.probes import (
     FURTHER_PORTS,
+    Further,
     Setting,
+    Targets,
     answers,
     choose,
-    endpoints_to_map,
     hello_attributes,
     irregular,
     may_have_been_let_in_before,
     plain_attributes,
+    ports_are_drawn,
+    proven,
     uncontacted,
 )
+from natprobe.probes.dial_controls import DialControls
 from natprobe.probes.reconnect import reconnecting, worth_waiting
 from natprobe.server import Kind, Sender, Server, describe
+from natprobe.silence import CONVINCING, FEW, tally_dials
 from natprobe.stun import Attribute, Message
 
 ATTEMPTS = 12
 """Connect-backs from each source, each from a fresh port: they are each other's copies, so none need be repeated."""
 TURNS = 3
 """Connect-backs from a source that has but one port and so must wait for each to fail; two such sources help out."""
+_STRIDE = ATTEMPTS // (TURNS - 1)
+"""A turn takes as long as so many attempts from fresh ports: both kinds of source are done at the same time."""
+ROUNDS = 4
+"""Requests to dial back, each for the sources whose silence does not convince by then."""
+_MOST_PATIENCE = 1.2
+"""Seconds; as much as lets the attempts be as far apart as the reflector allows."""
 KNOCKS = 8
 """Ports from which a greeting is sent, one after the other, until one is answered."""
 KNOCK_GAP = 0.5
-_SPACING = 0.02
-_TOKEN_SIZE = 16
 _REPORTED = {
     DialOutcome.ACCEPTED: Dialled.ACCEPTED,
     DialOutcome.CONNECTED: Dialled.INTERCEPTED,
@@ -73,33 +85,46 @@ async def probe_tcp(setting: Setting, servers: Sequence[Endpoint]) -> list[Serve
     """
     local = await setting.free_tcp_port(setting.port)
     async with reconnecting(setting, servers) as one_has_told:
-        known = await _test_filtering(setting, servers)
+        hellos = await _test_filtering(setting, servers)
+        known = _described(hellos, servers)
         await setting.filters_tested.wait()
         if known:
-            endpoints = endpoints_to_map(choose(known), known)
-            mappings = await hold(setting, local, endpoints)
-            failed = not all(mapping.answered for mapping in mappings)
-            for _ in range(FURTHER_PORTS if irregular(mappings) else failed):
-                mappings += await hold(setting, await setting.free_tcp_port(), endpoints)
+            mappings = await _test_mapping(setting, local, Targets.of(known), repeat=ports_are_drawn(hellos))
             if worth_waiting(mappings):
                 await one_has_told()
+            known = proven(known, mappings)
     return known
 
 
-async def _test_filtering(setting: Setting, servers: Sequence[Endpoint]) -> list[Server]:
-    """Greet the servers from a listener's port, have a reflector dial back, and return the servers that answered."""
+async def _test_mapping(setting: Setting, local: Endpoint, targets: Targets, *, repeat: bool) -> list[Exchange]:
+    """Hold connections from one port, and from others where what it shows may be owed to chance; return all answers."""
+    repeating = [hold(setting, await setting.free_tcp_port(), targets.to_repeat())] if repeat else []
+    mappings, *_ = await asyncio.gather(hold(setting, local, targets.at_once, targets.served), *repeating)
+    failed = not all(mapping.answered for mapping in mappings)
+    for _ in range(FURTHER_PORTS if irregular(mappings) else failed):
+        mappings += await hold(setting, await setting.free_tcp_port(), targets.at_once, targets.served)
+    return mappings
+
+
+def _described(hellos: Sequence[Exchange], servers: Sequence[Endpoint]) -> list[Server]:
+    """Return what the servers that answered said of themselves, in the order in which they were named."""
+    return [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
+
+
+async def _test_filtering(setting: Setting, servers: Sequence[Endpoint]) -> list[Exchange]:
+    """Greet the servers from a listener's port, have a reflector dial back, and return the servers' answers."""
     async with _greeting(setting, servers) as (door, hellos):
-        known = [describe(hello) for hello in sorted(hellos, key=lambda hello: servers.index(hello.remote))]
+        known = _described(hellos, servers)
         server = choose(known) if known else None
         if server is None or server.kind is not Kind.NATPROBE:
-            return known
+            return hellos
         senders = uncontacted(server, servers)
         heard = await _ask_back(setting, door, server, senders)
     if may_have_been_let_in_before(server, heard):
         async with _greeting(setting, [server.contacted]) as (another, answered):
             if answered:
                 await _ask_back(setting, another, server, senders)
-    return known
+    return hellos
 
 
 @asynccontextmanager
@@ -151,65 +176,118 @@ class _Door:
             conversation.close()
 
 
-async def control_tcp(setting: Setting, servers: Sequence[Endpoint]) -> None:
-    """Record whether the servers answer over TCP: what tells a blocked UDP from a dead server."""
-    async with _open_together(setting, Endpoint(setting.source, 0), servers) as conversations:
-        for conversation in conversations:
-            setting.record(await conversation.ask(Purpose.CONTROL, *plain_attributes()))
-
-
 @asynccontextmanager
 async def _open_together(
-    setting: Setting, local: Endpoint, remotes: Sequence[Endpoint]
+    setting: Setting, local: Endpoint, remotes: Iterable[Endpoint], further: Further = lambda _: ()
 ) -> AsyncIterator[list[Conversation]]:
-    """Hold a conversation with each remote from one local endpoint, all open until the block ends."""
+    """Hold a conversation with each remote from one local endpoint, all open until the block ends.
+
+    ``further`` returns the remotes to connect to once the first ones have, by those to which a connection stands.
+    """
     opened: dict[Endpoint, Conversation] = {}
 
-    async def open_one(remote: Endpoint) -> None:
-        opened[remote] = await setting.conversation(local, remote)
+    async def open_all(remotes: Iterable[Endpoint]) -> None:
+        async def open_one(remote: Endpoint) -> None:
+            opened[remote] = await setting.conversation(local, remote)
+
+        await asyncio.gather(*map(open_one, remotes))
 
     try:
-        await asyncio.gather(*map(open_one, remotes))
-        yield [opened[remote] for remote in remotes]
+        await open_all(remotes)
+        await open_all(further([remote for remote, conversation in opened.items() if conversation.connected]))
+        yield list(opened.values())
     finally:
         for conversation in opened.values():
             conversation.close()
 
 
 async def _ask_back(setting: Setting, door: _Door, server: Server, senders: Sequence[Sender]) -> list[Endpoint]:
-    """Have the reflector dial back from each sender, and record what came of it; return who came in."""
+    """Have the reflector dial back from each sender, and record what came of it; return the senders that came in.
+
+    Those whose silence may yet be that of a dead path are asked for again.
+    """
     conversation = door.conversations[server.contacted]
-    sources = [(endpoint, Source(how)) for endpoint, how in senders]
-    rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
-    plan = DialPlan(tuple(_dial(source) for _, source in sources), _SPACING, patience=0.1 + 1.5 * rtt)
     cookie = conversation.reply.value(Extension.COOKIE) if conversation.reply else None
+    sources = {endpoint: Source(how) for endpoint, how in senders}
+    dials: list[ConnectBack] = []
+    async with _Acceptor(door.listener) as acceptor:
+        for _ in range(ROUNDS):
+            made = await _dial_back(setting, conversation, cookie or b"", sources, acceptor)
+            for dial in made:
+                setting.record(dial)
+            dials += made
+            undecided = {dial.source for dial in made if dial.outcome is Dialled.SILENT and not _convinces(dials, dial)}
+            sources = {endpoint: how for endpoint, how in sources.items() if endpoint in undecided}
+            if not sources:
+                break
+    return [dial.source for dial in dials if dial.outcome is Dialled.ACCEPTED]
+
+
+def _convinces(dials: Sequence[ConnectBack], last: ConnectBack) -> bool:
+    tally = tally_dials(dial for dial in dials if dial.source == last.source)
+    return tally.chance <= (FEW if last.source.port else CONVINCING)
+
+
+async def _dial_back(
+    setting: Setting,
+    conversation: Conversation,
+    cookie: bytes,
+    sources: Mapping[Endpoint, Source],
+    acceptor: _Acceptor,
+) -> list[ConnectBack]:
+    """Have the reflector dial back from some sources once, with controls beside; return what came of each."""
+    rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
+    patience = min(0.1 + 1.5 * rtt, _MOST_PATIENCE)
+    plan = DialPlan(tuple(map(_dial, sources.values())), patience / _STRIDE, patience)
     at = setting.now()
-    async with _Doorman(door.listener):
+    async with DialControls(setting, conversation.remote, ATTEMPTS + 1, plan.spacing) as controls:
         exchange = await conversation.ask(
             Purpose.FILTERING,
-            cookie_attribute(cookie or b""),
+            cookie_attribute(cookie),
             connect_back_attribute(plan),
             filler_attribute(128),
-            wait=max(ATTEMPTS * plan.spacing, TURNS * plan.patience) + plan.patience + TCP_PATIENCE,
+            wait=(TURNS + 1) * plan.patience + TCP_PATIENCE,
         )
     setting.record(exchange)
+    accepted = acceptor.accepted(conversation.transaction_id + TOKEN_MARK)
     results = _results(conversation.reply)
-    accepted = []
-    for endpoint, source in sources:
+    dials = []
+    for endpoint, source in sources.items():
         result = results.get(source, DialResult(source, DialOutcome.NOT_DIALLED, 0))
-        came_of_it = _REPORTED[result.outcome]
-        waited = setting.now() - at
-        setting.record(
-            ConnectBack(conversation.local, conversation.remote, endpoint, at, result.attempts, waited, came_of_it)
-        )
-        if came_of_it is Dialled.ACCEPTED:
-            accepted.append(endpoint)
-    return accepted
+        from_there = [at for at in accepted if _is_from(endpoint, at, conversation.remote.port)]
+        outcome, came_from = _outcome(_REPORTED[result.outcome], from_there, accepted)
+        base = (conversation.local, conversation.remote, endpoint, at, result.attempts, setting.now() - at)
+        beside = range(0, ATTEMPTS + 1, _STRIDE) if _takes_turns(source) else range(ATTEMPTS)
+        dials.append(ConnectBack(*base, outcome, came_from, controls.answered(beside[: result.attempts])))
+    return dials
+
+
+def _is_from(named: Endpoint, source: Endpoint, port: int) -> bool:
+    """Return whether a connection comes from ``named``; port 0 stands for any but ``port``, the reflector's own."""
+    return source.address == named.address and (source.port == named.port if named.port else source.port != port)
+
+
+def _outcome(
+    reported: Dialled, from_there: Sequence[Endpoint], accepted: Sequence[Endpoint]
+) -> tuple[Dialled, Endpoint | None]:
+    """Return what became of the connect-backs from one source, and the source of the connection that says so.
+
+    What was accepted is for this host to say, and from where: a reflector behind a NAT, or one that misreports, calls
+    its addresses by names that no packet bears.
+    """
+    if from_there:
+        return Dialled.ACCEPTED, from_there[0]
+    if reported is Dialled.ACCEPTED:
+        return Dialled.MISPLACED, next(iter(accepted), None)
+    return reported, None
 
 
 def _dial(source: Source) -> Dial:
-    same_port = source in (Source.ALTERNATE_SAME_PORT, Source.QUIET_SAME_PORT)
-    return Dial(source, TURNS if same_port else ATTEMPTS)
+    return Dial(source, TURNS if _takes_turns(source) else ATTEMPTS)
+
+
+def _takes_turns(source: Source) -> bool:
+    return source in (Source.ALTERNATE_SAME_PORT, Source.QUIET_SAME_PORT)
 
 
 def _results(reply: Message | None) -> dict[Source, DialResult]:
@@ -220,34 +298,43 @@ def _results(reply: Message | None) -> dict[Source, DialResult]:
         return {}
 
 
-class _Doorman:
-    """Accepts what comes in and returns each token, which proves to the reflector that it reached this host."""
+class _Acceptor:
+    """Accepts connections and returns each one's token, which proves to the reflector that it reached this host."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._guests: list[Stream] = []
+        self._streams: list[Stream] = []
+        self._tokens: list[tuple[Endpoint, bytes]] = []
         self._tasks = [asyncio.ensure_future(self._accept())]
 
-    async def __aenter__(self) -> None:
-        return
+    async def __aenter__(self) -> Self:
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         for task in self._tasks:
             task.cancel()
-        for guest in self._guests:
-            guest.close()
+        for stream in self._streams:
+            stream.close()
+
+    def accepted(self, token: bytes) -> list[Endpoint]:
+        """Return the sources of the connections that brought ``token``, in the order in which they did."""
+        return [source for source, brought in self._tokens if brought == token]
 
     async def _accept(self) -> None:
         while True:
-            guest = await self._listener.accept()
-            self._guests.append(guest)
-            self._tasks.append(asyncio.ensure_future(self._return_token(guest)))
+            stream = await self._listener.accept()
+            self._streams.append(stream)
+            self._tasks.append(asyncio.ensure_future(self._return_token(stream)))
 
-    async def _return_token(self, guest: Stream) -> None:
-        await guest.send(await guest.receive(_TOKEN_SIZE))
+    async def _return_token(self, stream: Stream) -> None:
+        token = await stream.receive(TOKEN_SIZE)
+        self._tokens.append((stream.remote, token))
+        await stream.send(token)
 
 
-async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint]) -> list[Exchange]:
+async def hold(
+    setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint], further: Further = lambda _: ()
+) -> list[Exchange]:
     """From ``local``, hold a connection to every endpoint at once; record each mapping, and that all were alive.
 
     The reflector counts the live connections that carry this run's tag; another server's connections are counted by
@@ -255,7 +342,7 @@ async def hold(setting: Setting, local: Endpoint, endpoints: Sequence[Endpoint])
     """
     at = setting.now()
     tag = group_attribute(os.urandom(16))
-    async with _open_together(setting, local, endpoints) as conversations:
+    async with _open_together(setting, local, endpoints, further) as conversations:
         mappings = await _ask_all(conversations, Purpose.MAPPING, tag)
         # The second answers are the proof: by then every connection has been opened, and none closed.
         again = await _ask_all([c for c in conversations if c.connected], Purpose.HOLD, tag)

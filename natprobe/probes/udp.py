@@ -8,21 +8,25 @@ no packet of the filtering test can have touched its mapping: on a plain Linux N
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Container, Coroutine, Iterable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
 
 from natprobe.endpoint import Endpoint
 from natprobe.exchange import Mailbox
 from natprobe.observation import Exchange, Purpose, Volley
 from natprobe.probes import (
     FURTHER_PORTS,
+    Further,
     Setting,
+    Targets,
     answers,
-    choose,
-    endpoints_to_map,
     hello_attributes,
     irregular,
     may_have_been_let_in_before,
     plain_attributes,
+    ports_are_drawn,
+    proven,
     ranked,
     uncontacted,
 )
@@ -46,20 +50,11 @@ async def probe_udp(setting: Setting, servers: Sequence[Endpoint]) -> list[Serve
         await setting.filters_tested.wait()
         if not known:
             return []
-        endpoints = endpoints_to_map(choose(known), known)
-        if irregular(await map_endpoints(setting, mapping, endpoints)):
-            for _ in range(FURTHER_PORTS):
-                async with await setting.mailbox() as another:
-                    await map_endpoints(setting, another, endpoints)
+        mappings = await _test_mapping(setting, mapping, Targets.of(known), repeat=ports_are_drawn(hellos))
+    known = proven(known, mappings)
     if tested and tested[0].kind is Kind.RFC5780:
-        await prove_change(setting, *tested)
+        await prove_change(setting, *tested, {mapping.remote for mapping in mappings if mapping.answered})
     return known
-
-
-async def control_udp(setting: Setting, servers: Sequence[Endpoint]) -> None:
-    """Record whether the servers answer over UDP: what tells a blocked TCP from a dead server."""
-    async with await setting.mailbox() as mailbox:
-        await answers((mailbox.ask(Purpose.CONTROL, server, *hello_attributes()) for server in servers), setting.record)
 
 
 async def _test_filtering(
@@ -92,31 +87,61 @@ async def _fire(setting: Setting, mailbox: Mailbox, server: Server, senders: Seq
     return volleys
 
 
-async def map_endpoints(setting: Setting, mailbox: Mailbox, endpoints: Sequence[Endpoint]) -> list[Exchange]:
-    """From one fresh socket, ask every endpoint at once for the mapped address, and who answered first once more.
+async def _test_mapping(setting: Setting, mailbox: Mailbox, targets: Targets, *, repeat: bool) -> list[Exchange]:
+    """Ask from one fresh socket, and from others where what it shows may be owed to chance; return its answers."""
+    async with AsyncExitStack() as sockets:
+        repeating: list[Coroutine[Any, Any, list[Exchange]]] = []
+        if repeat:
+            another = await sockets.enter_async_context(await setting.mailbox())
+            repeating.append(_ask_all(setting, another, targets.to_repeat()))
+        asking = map_endpoints(setting, mailbox, targets.at_once, targets.served)
+        mappings, *_ = await asyncio.gather(asking, *repeating)
+    if irregular(mappings):
+        # In another order, by which flows that take turns between several ways out are found out.
+        answering = sorted({m.remote for m in mappings if m.answered}, key=lambda remote: (remote.port, remote))
+        for _ in range(FURTHER_PORTS):
+            async with await setting.mailbox() as another:
+                await map_endpoints(setting, another, answering)
+    return mappings
+
+
+async def map_endpoints(
+    setting: Setting, mailbox: Mailbox, remotes: Iterable[Endpoint], further: Further = lambda _: ()
+) -> list[Exchange]:
+    """From one fresh socket, ask every endpoint for the mapped address, and who answered first once more.
 
     A mapping that was lost and made anew meanwhile has moved for whoever answered before, and so for the first.
+    ``further`` returns the endpoints to ask beside it, by those that have answered.
     """
+    exchanges = await _ask_all(setting, mailbox, remotes)
+    answered = [exchange for exchange in exchanges if exchange.answered]
+    if answered:
+        first = min(answered, key=lambda exchange: exchange.at + exchange.waited).remote
+        exchanges += await _ask_all(setting, mailbox, [*further(e.remote for e in answered), first])
+    return exchanges
+
+
+async def _ask_all(setting: Setting, mailbox: Mailbox, remotes: Iterable[Endpoint]) -> list[Exchange]:
+    """Ask every remote at once for the mapped address, and record what came of it."""
 
     async def ask(remote: Endpoint) -> Exchange:
         exchange = await mailbox.ask(Purpose.MAPPING, remote, *plain_attributes())
         setting.record(exchange)
         return exchange
 
-    exchanges = await asyncio.gather(*map(ask, endpoints))
-    answered = [exchange for exchange in exchanges if exchange.answered]
-    if answered:
-        exchanges.append(await ask(min(answered, key=lambda exchange: exchange.at + exchange.waited).remote))
-    return exchanges
+    return await asyncio.gather(*map(ask, remotes))
 
 
-async def prove_change(setting: Setting, server: Server, volleys: Sequence[Volley]) -> None:
+async def prove_change(
+    setting: Setting, server: Server, volleys: Sequence[Volley], answering: Container[Endpoint]
+) -> None:
     """Show that the server does answer from the endpoints that were silent, through a filter that has been opened.
 
-    A throwaway socket first asks the silent endpoint itself, which opens the filter towards it. Where the NAT gives
-    that endpoint another mapping, RESPONSE-PORT (RFC 5780 §7.5) aims the changed answer at it.
+    A throwaway socket first asks the silent endpoint itself, which opens the filter towards it; ``answering`` are the
+    endpoints that are known to answer. Where the NAT gives that endpoint another mapping, RESPONSE-PORT (RFC 5780 §7.5)
+    aims the changed answer at it.
     """
-    silent = [sender for sender in server.senders if _was_silent(volleys, sender[0])]
+    silent = [sender for sender in server.senders if sender[0] in answering and _was_silent(volleys, sender[0])]
     if not silent:
         return
     async with await setting.mailbox() as mailbox:

@@ -60,6 +60,10 @@ class Buckets:
         self._full_at[slot] = full_at
         return True
 
+    def spent(self, prefix: bytes, now: float) -> bool:
+        """Return whether the bucket of ``prefix`` has not one token left."""
+        return self._full_at[self._slot(prefix)] - now > (self._rate.burst - 1) / self._rate.per_second
+
     def _slot(self, prefix: bytes) -> int:
         if len(self._full_at) == 1:
             return 0
@@ -94,6 +98,10 @@ class Budget:
             buckets = self._oversize
         tokens = len(replies) + _DELAY_WEIGHT * delay
         return buckets.take(prefix_of(replies[0].target.address), tokens, now) and self._output.take(b"", size, now)
+
+    def is_spent(self, target: Address, now: float) -> bool:
+        """Return whether a plain request from ``target`` would not be answered."""
+        return self._plain.spent(prefix_of(target), now) or self._output.spent(b"", now)
 
     def allows_dials(self, target: Address, attempts: int, now: float) -> bool:
         """Return whether ``target``, which has shown that it is there, may be dialled so many times."""

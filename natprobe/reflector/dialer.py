@@ -16,10 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 from natprobe.endpoint import Endpoint
-from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Source
+from natprobe.extensions import TOKEN_MARK, Dial, DialOutcome, DialPlan, DialResult, Source
 
-MARK = b"natp"
-"""Follows the transaction ID of the request in the token."""
 ECHO_PATIENCE = 2.0
 """Seconds for the token to come back: by then the path is known to be open, and a busy client may take its time."""
 AT_ONCE = 256
@@ -47,7 +45,7 @@ class Dialer:
 
         ``origins`` says from where each source dials; one that is missing there is not dialled from. Cancellable.
         """
-        token = transaction_id + MARK
+        token = transaction_id + TOKEN_MARK
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._dial_from(dial, origins.get(dial.source), target, plan, token))
@@ -93,7 +91,12 @@ class Dialer:
             return
         self._under_way += 1
         try:
-            with socket.socket(socket.AF_INET if target.version == 4 else socket.AF_INET6) as dialling:
+            try:
+                dialling = socket.socket(socket.AF_INET if target.version == 4 else socket.AF_INET6)
+            except OSError:  # no descriptor is left
+                yield None
+                return
+            with dialling:
                 yield dialling if _prepared(dialling, origin) else None
         finally:
             self._under_way -= 1

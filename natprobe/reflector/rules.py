@@ -17,7 +17,7 @@ from itertools import starmap
 from natprobe import extensions, stun
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
-from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Extension, Source
+from natprobe.extensions import Dial, DialOutcome, DialPlan, DialResult, Extension, Source, UdpService
 from natprobe.reflector.layout import Layout
 from natprobe.stun import Attribute, Change, Class, Message, Type
 
@@ -165,19 +165,27 @@ class Rules:
         except MalformedMessage:
             return ()
 
-    def answer_stream(self, data: bytes, source: Endpoint, local: Endpoint, now: float) -> StreamAnswer | None:
-        """Return the answer to a message on a TCP connection from ``source`` to ``local``; None for silence."""
+    def answer_stream(
+        self, data: bytes, source: Endpoint, local: Endpoint, now: float, udp: UdpService = UdpService.SERVES
+    ) -> StreamAnswer | None:
+        """Return the answer to a message on a TCP connection from ``source`` to ``local``; None for silence.
+
+        ``udp`` is what becomes of this client's datagrams.
+        """
         try:
             question = self._question(data, source, local, now, stream=True)
             if question is None:
                 return None
             message = question.message
-            if refused := message.unknown(_KNOWN_TCP):
+            # stuntman's client sends a CHANGE-REQUEST that asks for no change over TCP as well.
+            known = _KNOWN_TCP if message.change else _KNOWN_TCP | {Type.CHANGE_REQUEST}
+            if refused := message.unknown(known):
                 return StreamAnswer(message.transaction_id, None, None, self._error(question, 420, refused))
             plan = _dial_plan(question)
             memo = _memo(message)
             overlap = message.value(Extension.OVERLAP) is not None
-            success = self._success(question, local, None)
+            told = (extensions.udp_service_attribute(udp),) if question.has(Extension.UDP_SERVICE) else ()
+            success = self._success(question, local, None, *told)
             return StreamAnswer(message.transaction_id, _tag(message), plan, success, memo, overlap)
         except MalformedMessage:
             return None
@@ -268,14 +276,16 @@ class Rules:
         first = (stun.error_attribute(code, ""), *named)
         return _Draft(question.message, Class.ERROR, first, self._offered(question)[:1], question.limit)
 
-    def _success(self, question: _Question, origin: Endpoint, received: tuple[int, int] | None) -> _Draft:
+    def _success(
+        self, question: _Question, origin: Endpoint, received: tuple[int, int] | None, *more: Attribute
+    ) -> _Draft:
         message, standard = question.message, not question.message.legacy
         mapped = (
             stun.xor_mapped_attribute(question.source, message.transaction_id)
             if standard
             else stun.address_attribute(Type.MAPPED_ADDRESS, question.source)
         )
-        rest = [stun.address_attribute(Type.RESPONSE_ORIGIN if standard else Type.SOURCE_ADDRESS, origin)]
+        rest = [*more, stun.address_attribute(Type.RESPONSE_ORIGIN if standard else Type.SOURCE_ADDRESS, origin)]
         other = self._others.get(question.local)  # a destination port has none
         if other is not None:
             rest.append(stun.address_attribute(Type.OTHER_ADDRESS if standard else Type.CHANGED_ADDRESS, other))

@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import errno
 import itertools
-import os
 import secrets
 import socket
 import sys
@@ -27,8 +26,10 @@ from natprobe.errors import AddressBusy, CannotRun
 from natprobe.reflector.budget import Budget, Rates
 from natprobe.reflector.layout import Layout
 from natprobe.reflector.rules import Outgoing, Rules
+from natprobe.reflector.self_test import SelfTest
 from natprobe.reflector.stream import Connection, Streams
 from natprobe.reflector.transport import Listener
+from natprobe.system_errors import cannot_bind, cannot_open, unexpected
 
 PORTS = (3478, 3479)  # RFC 8489 §18.6: stun, and the one above it
 MAX_PENDING = 16_384
@@ -84,6 +85,13 @@ class Reflector:
         return self._layout.limits()
 
     async def __aenter__(self) -> Self:
+        try:
+            await self._open_all()
+        except OSError as wrong:
+            raise unexpected(wrong) from None
+        return self
+
+    async def _open_all(self) -> None:
         async with contextlib.AsyncExitStack() as stack:
             self._loop = asyncio.get_running_loop()
             self._sockets: dict[Endpoint, socket.socket] = {}
@@ -98,10 +106,12 @@ class Reflector:
             stack.push_async_callback(self._streams.close)
             for local in itertools.chain(self._layout.listening, self._layout.reached()):
                 stack.callback(self._listen(local).close)
+            self._self_test = SelfTest(self._layout, lambda *datagram: self._send(Outgoing(*datagram)))
+            stack.callback(self._self_test.close)
+            self._streams.udp_works = lambda: self._self_test.works
             for local in self._layout.listening:
                 self._loop.add_reader(self._sockets[local], self._drain, self._sockets[local], local)
             self._stack = stack.pop_all()
-        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -149,6 +159,8 @@ class Reflector:
                 return
             now = self._loop.time()
             source = Endpoint.of(address[0], address[1])
+            if self._self_test.recognise(data, source, local):
+                continue
             replies = self._rules.answer(data, source, local, now, _received(ancillary))
             if replies and self._budget.allows(replies, len(data), now):
                 self._send_all(replies)
@@ -212,10 +224,12 @@ async def serve(
 
 
 def _bound(local: Endpoint, kind: socket.SocketKind) -> socket.socket:
-    """Return a socket bound to ``local`` and to its own family only. Raises AddressBusy."""
-    sock = None
+    """Return a socket bound to ``local`` and to its own family only. Raises AddressBusy or NoRoute."""
     try:
         sock = socket.socket(socket.AF_INET if local.version == 4 else socket.AF_INET6, kind)
+    except OSError as error:
+        raise cannot_open(error, local.version) from error
+    try:
         sock.setblocking(False)
         if local.version == 6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
@@ -225,8 +239,7 @@ def _bound(local: Endpoint, kind: socket.SocketKind) -> socket.socket:
             _tell_more(sock, local.version)
         sock.bind(local.sockaddr)
     except OSError as error:
-        if sock is not None:
-            sock.close()
+        sock.close()
         raise _busy(local, kind, error) from error
     return sock
 
@@ -250,17 +263,17 @@ def _received(ancillary: list[tuple[int, int, bytes]]) -> tuple[int, int] | None
     return None if ttl is None else (ttl & 0xFF, tos & 0xFF)
 
 
-def _busy(local: Endpoint, kind: socket.SocketKind, error: OSError) -> AddressBusy:
+def _busy(local: Endpoint, kind: socket.SocketKind, error: OSError) -> CannotRun:
     protocol = "UDP" if kind == socket.SOCK_DGRAM else "TCP"
     match error.errno:
         case errno.EADDRNOTAVAIL:
             return AddressBusy(f"{local.address} is not an address of this host; `ip address` lists those that are")
-        case errno.EADDRINUSE:
+        case errno.EADDRINUSE if local.port:
             return AddressBusy(f"port {local.port} of {local.address} is in use ({protocol}); --port chooses another")
-        case errno.EACCES:
+        case errno.EACCES if 0 < local.port < 1024:
             return AddressBusy(f"port {local.port} of {local.address} is reserved to root; --port chooses another")
         case _:
-            return AddressBusy(f"{local} cannot be bound ({protocol}): {os.strerror(error.errno or 0)}")
+            return cannot_bind(error, local)
 
 
 def _told(reflector: Reflector) -> str:

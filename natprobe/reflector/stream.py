@@ -14,8 +14,9 @@ from dataclasses import dataclass, field
 from typing import TypeVar, cast
 
 from natprobe import stun
-from natprobe.endpoint import Endpoint
+from natprobe.endpoint import Address, Endpoint
 from natprobe.errors import MalformedMessage
+from natprobe.extensions import UdpService
 from natprobe.reflector.budget import Budget, prefix_of
 from natprobe.reflector.dialer import Dialer
 from natprobe.reflector.rules import Rules, StreamAnswer
@@ -113,6 +114,7 @@ class Streams:
     dialer: Dialer = field(default_factory=Dialer)
     overlap: bool = False
     """Whether clients are told that another client has the same external endpoint."""
+    udp_works: Callable[[], bool] = lambda: True
     groups: defaultdict[bytes, set[Connection]] = field(default_factory=lambda: defaultdict(set))
     sources: defaultdict[Endpoint, set[Connection]] = field(default_factory=lambda: defaultdict(set))
     """The connections from each external endpoint, where overlaps are told."""
@@ -151,6 +153,12 @@ class Streams:
         origins = self.rules.layout.dialled_from(connection.local)
         results = await self.dialer.dial(answer.plan, origins, connection.source, answer.transaction_id)
         connection.send(answer.encode(connection.members, results))
+
+    def udp_service(self, client: Address) -> UdpService:
+        """Return what becomes of a client's datagrams."""
+        if not self.udp_works():
+            return UdpService.DEAF
+        return UdpService.EXHAUSTED if self.budget.is_spent(client, self.clock()) else UdpService.SERVES
 
     async def close(self) -> None:
         """Reset every connection, break off every dial, and wait until they are gone."""
@@ -231,7 +239,8 @@ class Connection(asyncio.BufferedProtocol):
         self._transport.abort()
 
     def _take(self, message: bytes) -> None:
-        answer = self._streams.rules.answer_stream(message, self.source, self.local, self._streams.clock())
+        udp = self._streams.udp_service(self.source.address)
+        answer = self._streams.rules.answer_stream(message, self.source, self.local, self._streams.clock(), udp)
         if answer is None:
             return
         self._streams.first.stop(self)

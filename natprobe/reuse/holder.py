@@ -13,14 +13,15 @@ import socket
 import struct
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Self, TypeVar
 
 from natprobe.endpoint import Endpoint
 from natprobe.errors import MalformedMessage
 from natprobe.extensions import Extension, filler_attribute, group_attribute, read_group_size
 from natprobe.reuse.facts import CLOSED, NO_STUN, SILENCE, Failure, Method, Opened, Stage
-from natprobe.reuse.methods import bind, new_socket
+from natprobe.reuse.methods import bind
+from natprobe.socket_setup import family, finish_connecting, start_connecting
 from natprobe.stun import HEADER_SIZE, Message, decode, message_length, request
 
 T = TypeVar("T")
@@ -153,16 +154,17 @@ class Holder:
     async def _open(self, remote: Endpoint) -> None:
         stage = Stage.SOCKET
         try:
-            sock = new_socket(remote.version)
+            sock = socket.socket(family(remote.version), socket.SOCK_STREAM)
         except OSError as wrong:
             raise _Failed(stage, _name(wrong)) from None
         try:
+            sock.setblocking(False)
             began = time.perf_counter()
             stage = Stage.BIND
             bind(sock, self.local, self.method)
             bound = time.perf_counter()
             stage = Stage.CONNECT
-            _call(sock, remote)
+            start_connecting(sock, remote)
             called = time.perf_counter()
             await self._connected(sock)
             stands = time.perf_counter()
@@ -177,13 +179,8 @@ class Holder:
 
     async def _connected(self, sock: socket.socket) -> None:
         async with _in_time(PATIENCE, Stage.HANDSHAKE):
-            writable = self._loop.create_future()
-            self._loop.add_writer(sock, _settle, writable)
-            try:
-                await writable
-            finally:
-                self._loop.remove_writer(sock)
-        if code := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            code = await finish_connecting(sock)
+        if code:
             raise _Failed(Stage.HANDSHAKE, _code(code))
 
     async def _ask(self, sock: socket.socket, stage: Stage) -> Message:
@@ -236,24 +233,11 @@ async def _in_time(seconds: float, stage: Stage) -> AsyncIterator[None]:
         raise _Failed(stage, SILENCE) from None
 
 
-def _call(sock: socket.socket, remote: Endpoint) -> None:
-    """Begin to connect; raises the OSError with which this host refuses."""
-    code = sock.connect_ex(remote.sockaddr)
-    if code not in (0, errno.EINPROGRESS):
-        raise OSError(code, os.strerror(code))
-
-
-def _settle(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
 def _reset(sock: socket.socket) -> None:
     """Close with an RST: what TIME-WAIT held back could not be connected to again from the same port."""
-    try:
+    with suppress(OSError):  # then it ends by a FIN
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    finally:
-        sock.close()
+    sock.close()
 
 
 def _name(wrong: OSError) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from natprobe.conversation import Conversation
 from natprobe.descriptors import raise_file_limit
 from natprobe.endpoint import Address, Endpoint, parse_address, split_host_port
-from natprobe.errors import CannotRun, MalformedMessage, NameNotFound, NoServerAnswered
+from natprobe.errors import CannotRun, MalformedMessage, NameNotFound, NoRoute, NoServerAnswered
 from natprobe.extensions import Destinations, Extension, cookie_attribute, filler_attribute, read_destinations
 from natprobe.observation import Purpose
 from natprobe.reuse.facts import Holding, external, steps
@@ -20,6 +20,7 @@ from natprobe.reuse.holder import Holder
 from natprobe.reuse.methods import choose
 from natprobe.server import Kind, Server, describe
 from natprobe.sockets import HostNetwork
+from natprobe.system_errors import own_remedy
 
 BOUND = 64
 """Connections that anybody's server may be asked for. More are for reflectors of one's own."""
@@ -109,14 +110,17 @@ async def _knock(servers: Sequence[str], source: str | None) -> tuple[Doors, Add
         raise ValueError("no server was named")
     network = HostNetwork()
     versions = (parse_address(source).version,) if source else (4, 6)
-    contacted = [await _endpoint(network, server, versions) for server in servers]
-    contacted = [endpoint for endpoint in dict.fromkeys(contacted) if endpoint.version == contacted[0].version]
-    address = parse_address(source) if source else await network.source_for(contacted[0])
+    named = [endpoint for server in servers for endpoint in await _endpoints(network, server, versions)]
+    address = parse_address(source) if source else await _source(network, named)
+    contacted = [endpoint for endpoint in dict.fromkeys(named) if endpoint.version == address.version]
+    if not contacted:
+        raise NoRoute(f"no route from {address} to {named[0].address}: they are of different IP versions")
     greet = partial(_greet, network, Endpoint(address, 0))
     found = await asyncio.gather(*map(greet, contacted))
     told, unanswered = [one for one in found if isinstance(one, _Told)], [one for one in found if isinstance(one, str)]
     if not told:
-        raise NoServerAnswered("; ".join(unanswered))
+        reasons = "; ".join(unanswered)
+        raise NoServerAnswered(reasons, own_remedy(reasons))
     alternates = {alternate for one in told if (alternate := _alternate(one.server, contacted))}
     more = await asyncio.gather(*map(greet, alternates))
     return _doors([*told, *(one for one in more if isinstance(one, _Told))], unanswered), address
@@ -128,14 +132,32 @@ def _alternate(server: Server, contacted: Sequence[Endpoint]) -> Endpoint | None
     return next((listening for listening in server.listens if listening.address not in known), None)
 
 
-async def _endpoint(network: HostNetwork, server: str, versions: Sequence[int]) -> Endpoint:
+async def _source(network: HostNetwork, servers: Sequence[Endpoint]) -> Address:
+    """Return the local address that leads to the first server to which one does. Raises CannotRun where none does."""
+    failures: list[CannotRun] = []
+    for server in servers:
+        try:
+            return await network.source_for(server)
+        except CannotRun as failure:
+            failures.append(failure)
+    raise failures[0]
+
+
+async def _endpoints(network: HostNetwork, server: str, versions: Sequence[int]) -> list[Endpoint]:
+    """Return the endpoint of a server for each IP version in which it has one. Raises NameNotFound where none."""
     host, port = split_host_port(server)
     with suppress(ValueError):
-        return Endpoint(parse_address(host), port or _STUN_PORT)
+        return [Endpoint.of(host, port or _STUN_PORT)]
+    found: list[Endpoint] = []
+    failures: list[NameNotFound] = []
     for version in versions:
-        with suppress(NameNotFound):
-            return Endpoint((await network.resolve(host, version))[0], port or _STUN_PORT)
-    raise NameNotFound(f"no address found for {host}")
+        try:
+            found.append(Endpoint((await network.resolve(host, version))[0], port or _STUN_PORT))
+        except NameNotFound as failure:
+            failures.append(failure)
+    if not found:
+        raise next((failure for failure in failures if failure.advice), failures[0])
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,8 +57,8 @@ def _outcome(fact: Exchange) -> str:
     match fact.outcome:
         case Outcome.ANSWERED:
             return f"seen as {fact.mapped}{_in(fact.rtt)}" if fact.mapped else f"answered{_in(fact.rtt)}"
-        case Outcome.ERROR:
-            return f"error {fact.error}{_in(fact.rtt)}"
+        case Outcome.ERROR | Outcome.UNREADABLE:
+            return f"{fact.failure}{_in(fact.rtt)}"
         case Outcome.MISPLACED:
             return f"answered from {fact.source}{_in(fact.rtt)}"
         case Outcome.REJECTED:

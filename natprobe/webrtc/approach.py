@@ -7,7 +7,7 @@ from contextlib import suppress
 from datetime import datetime
 
 from natprobe.endpoint import Endpoint
-from natprobe.errors import CannotRun
+from natprobe.errors import AddressBusy, CannotRun
 from natprobe.network import Rejection, Stream
 from natprobe.sockets import HostNetwork, start_tls
 from natprobe.webrtc import certificate
@@ -31,6 +31,12 @@ class Approach:
 
     async def open(self) -> Link:
         """Return the way, open. Raises Unusable with what is in the way, NoRoute where there is none."""
+        try:
+            return await self._open()
+        except AddressBusy as here:  # says nothing of the server
+            raise Unusable(IceServerState.NOT_CHECKED, str(here)) from None
+
+    async def _open(self) -> Link:
         local = await self._local()
         if self._url.transport == "udp":
             return DatagramLink(await self._network.datagrams(local), self._remote)

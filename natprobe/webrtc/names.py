@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from natprobe.endpoint import Address, Endpoint, parse_address
-from natprobe.errors import NameNotFound, NoRoute
+from natprobe.errors import AddressBusy, CannotRun, NameNotFound, NoRoute
 from natprobe.sockets import HostNetwork
 from natprobe.webrtc.outcome import IceServerState, Unusable
 
@@ -57,7 +57,7 @@ class Name:
             async with asyncio.timeout_at(deadline):
                 addresses = await self._addresses(version)
         except NameNotFound as none:
-            raise Unusable(IceServerState.DNS, str(none)) from None
+            raise Unusable(IceServerState.DNS, _told(none)) from None
         except TimeoutError:
             raise Silent(self.host, version) from None
         routes = [await _route(self._network, Endpoint(address, port)) for address in addresses]
@@ -115,11 +115,8 @@ class Name:
         return self._tasks[version]
 
     async def _resolve(self, version: int | None) -> Addresses:
-        try:
-            network = self._network
-            found = await (network.resolve(self.host, version) if version else network.resolve_both(self.host))
-        except UnicodeError:
-            raise NameNotFound(f"{self.host} is no name that a name server could know") from None
+        network = self._network
+        found = await (network.resolve(self.host, version) if version else network.resolve_both(self.host))
         self._told.set()
         return found
 
@@ -142,9 +139,16 @@ def why_unreachable(failures: Sequence[Unusable], host: str) -> Unusable:
 
 
 async def _route(network: HostNetwork, remote: Endpoint) -> Endpoint | str:
-    """Return the remote if there is a way from here, else what the system says."""
+    """Return ``remote`` if this host has a route there, else why not. Raises Unusable where nothing can be checked."""
     try:
         await network.source_for(remote)
-    except (NoRoute, OSError) as none:
-        return str(none)
+    except NoRoute as none:
+        return _told(none)
+    except AddressBusy as here:
+        raise Unusable(IceServerState.NOT_CHECKED, str(here)) from None
     return remote
+
+
+def _told(failure: CannotRun) -> str:
+    """Return what is in the way, and what to do about it where that is known."""
+    return f"{failure}: {failure.advice}" if failure.advice else str(failure)
