@@ -306,7 +306,7 @@ servers = st.builds(
 
 
 @given(st.lists(servers, max_size=5))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_aiortc_uses_those_that_it_is_said_to_use(given_to: list[RTCIceServer]) -> None:
     read = read_ice_servers(given_to)
     used = [server.url for server, why in zip(read, passed_over_by_aiortc(read), strict=True) if why is None]
@@ -343,7 +343,7 @@ schemes = st.sampled_from(
 
 
 @given(schemes, hosts, ports, queries)
-@settings(max_examples=800)
+@settings(max_examples=800, deadline=None)
 def test_what_natprobe_takes_as_supported_aiortc_takes_too(scheme: str, host: str, port: str, query: str) -> None:
     text = scheme + host + port + query
     try:
