@@ -11,6 +11,7 @@ import json
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +23,7 @@ from natprobe.cli.application import application
 from natprobe.endpoint import Endpoint
 from natprobe.integrity import long_term_key, signed, verified
 from natprobe.stun import (
+    BINDING,
     Attribute,
     Class,
     Message,
@@ -31,7 +33,7 @@ from natprobe.stun import (
     error_attribute,
     xor_mapped_attribute,
 )
-from natprobe.webrtc import Depth, IceServerCheck, IceServerState, check_ice_servers
+from natprobe.webrtc import Depth, IceServerCheck, IceServerState, check_ice_servers, choose_ice_servers
 from natprobe.webrtc.schema import checks_schema
 from natprobe.webrtc.turn import Method, TurnType
 
@@ -75,9 +77,11 @@ def granting(request: Message, data: bytes) -> bytes | None:
 class Scripted(asyncio.DatagramProtocol):
     """A server over UDP, and all the requests that it has had."""
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, delay: float = 0.0) -> None:
         self._script = script
+        self._delay = delay
         self.requests: list[Message] = []
+        self.sources: set[tuple[str, int]] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.DatagramTransport, transport)
@@ -85,9 +89,10 @@ class Scripted(asyncio.DatagramProtocol):
     def datagram_received(self, data: bytes, source: tuple[str, int]) -> None:
         message = decode(data)
         self.requests.append(message)
+        self.sources.add(source)
         answer = self._script(message, data)
         if answer is not None and message.class_ is Class.REQUEST:
-            self.transport.sendto(answer, source)
+            asyncio.get_running_loop().call_later(self._delay, self.transport.sendto, answer, source)
 
     @property
     def url(self) -> str:
@@ -95,9 +100,9 @@ class Scripted(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def serving(script: Script) -> AsyncIterator[Scripted]:
+async def serving(script: Script, delay: float = 0.0) -> AsyncIterator[Scripted]:
     loop = asyncio.get_running_loop()
-    transport, server = await loop.create_datagram_endpoint(lambda: Scripted(script), (HOST, 0))
+    transport, server = await loop.create_datagram_endpoint(lambda: Scripted(script, delay), (HOST, 0))
     try:
         yield server
     finally:
@@ -212,9 +217,9 @@ async def test_nor_does_it_keep_the_true_one_out() -> None:
         (lambda r: failure(r, 403, "Forbidden"), "error", "403 Forbidden"),
         (lambda r: failure(r, 486, "Allocation Quota Reached"), "quota", "486 Allocation Quota Reached"),
         (
-            lambda r: failure(r, 300, "Try Alternate\0\0", address_attribute(TurnType.ALTERNATE_SERVER, RELAYED)),
+            lambda r: failure(r, 300, "Try Alternate\0\0", address_attribute(TurnType.ALTERNATE_SERVER, NOWHERE)),
             "error",
-            f"300 Try Alternate: it sends its clients to {RELAYED}",
+            f"300 Try Alternate: it sends its clients to {NOWHERE}, where clients do not follow",
         ),
         (lambda r: failure(r, 300, "Try", Attribute(TurnType.ALTERNATE_SERVER, b"?")), "error", "300 Try"),
         (
@@ -280,6 +285,217 @@ async def test_stun_that_does_not_say_what_it_saw() -> None:
     async with serving(lambda request, _: Message(Class.SUCCESS, request.transaction_id).encode()) as server:
         found = await check(server.url.replace("turn", "stun"))
     assert (found.state, found.reason) == ("error", "it answered without saying what it saw")
+
+
+# --- who is to blame --------------------------------------------------------------------------------------------------
+
+
+def signed_failure(request: Message, code: int) -> bytes:
+    return signed(Message(Class.ERROR, request.transaction_id, (error_attribute(code, ""),), request.method), KEY)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("code", "state", "said"),
+    [
+        (400, "unauthorized", "400 Bad Request, unsigned: wrong username or credential"),
+        (403, "error", "403 Forbidden, unsigned: the server refuses this client"),
+        (437, "error", "437 Allocation Mismatch, unsigned: the server has another allocation"),
+        (440, "error", "440 Address Family not Supported, unsigned: the server relays in another IP version"),
+        (442, "error", "442 Unsupported Transport Protocol, unsigned: the server does not relay UDP"),
+        (486, "quota", "486 Allocation Quota Reached, unsigned: this user has all"),
+        (508, "error", "508 Insufficient Capacity, unsigned: the server has no free relay port"),
+    ],
+)
+async def test_an_unsigned_error_keeps_its_code(code: int, state: str, said: str) -> None:
+    def script(request: Message, data: bytes) -> bytes | None:
+        return failure(request, code, " \0") if request.value(Type.NONCE) else granting(request, data)
+
+    found = await told(script)
+    assert found[0] == state
+    assert (found[1] or "").startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (420, "420 Unknown Attribute: "),
+        (437, "437 Allocation Mismatch: "),
+        (441, "441 Wrong Credentials: "),
+        (442, "442 Unsupported Transport Protocol: "),
+        (500, "500 Server Error: "),
+        (508, "508 Insufficient Capacity: "),
+    ],
+)
+async def test_a_code_without_words_is_explained(code: int, said: str) -> None:
+    def script(request: Message, data: bytes) -> bytes | None:
+        return signed_failure(request, code) if request.value(Type.NONCE) else granting(request, data)
+
+    assert ((await told(script))[1] or "").startswith(said)
+
+
+async def test_an_empty_realm_is_a_realm() -> None:
+    key = long_term_key("user", b"", "right")
+
+    def script(request: Message, data: bytes) -> bytes | None:
+        if verified(data, key) is None:
+            return failure(request, 401, "", Attribute(Type.REALM, b""), CHALLENGE[1])
+        return signed(Message(Class.SUCCESS, request.transaction_id, (relayed(request),), request.method), key)
+
+    assert await told(script) == ("ok", None)
+    state, reason = await told(script, password="wrong")
+    assert state == "unauthorized"
+    assert "the server's realm is missing" in (reason or "")
+
+
+@pytest.mark.parametrize(("missing", "given"), [("REALM", CHALLENGE[1]), ("NONCE", CHALLENGE[0])])
+async def test_a_challenge_that_cannot_be_answered(missing: str, given: Attribute) -> None:
+    state, reason = await told(lambda request, _: failure(request, 401, "", given))
+    assert state == "error"
+    assert (reason or "").startswith(f"401 Unauthorized: the error comes without {missing}, so no credentials")
+
+
+async def test_an_allocation_mismatch_is_tried_again_from_another_port() -> None:
+    refused: list[bytes] = []
+
+    def script(request: Message, data: bytes) -> bytes | None:
+        if request.value(Type.NONCE) and request.transaction_id not in refused and not refused:
+            refused.append(request.transaction_id)
+            return signed_failure(request, 437)
+        return granting(request, data)
+
+    async with serving(script) as server:
+        assert (await check(server.url)).state == "ok"
+    assert len(server.sources) == 2
+
+
+@pytest.mark.parametrize("code", [0, 403])
+async def test_a_permission_refused_with_or_without_a_code(code: int) -> None:
+    def script(request: Message, data: bytes) -> bytes | None:
+        if request.method != Method.CREATE_PERMISSION:
+            return granting(request, data)
+        attributes = (error_attribute(403, ""),) if code else ()
+        return signed(Message(Class.ERROR, request.transaction_id, attributes, request.method), KEY)
+
+    state, reason = await told(script, depth=Depth.PERMISSION)
+    assert state == "forbidden_peer"
+    assert (reason or "").startswith("403 Forbidden: " if code else "CreatePermission refused without a code: ")
+
+
+async def test_a_redirection_is_followed_once_and_said() -> None:
+    async with serving(granting) as other:
+        place = Endpoint.of(*other.transport.get_extra_info("sockname"))
+        alternate = address_attribute(TurnType.ALTERNATE_SERVER, place)
+        async with serving(lambda request, _: failure(request, 300, "", alternate)) as server:
+            found = await check(server.url)
+            given = {"urls": server.url, "username": "user", "credential": "right"}
+            assert choose_ice_servers([given], [found]) == []
+    assert (found.state, found.alternate, found.relayed) == ("ok", place, RELAYED)
+    assert found.unsupported_by_aiortc == "aiortc does not follow 300 Try Alternate"
+
+
+async def test_a_redirection_that_comes_back_ends() -> None:
+    async with serving(lambda request, _: failure(request, 300, "", redirection[0])) as second:
+        redirection = [address_attribute(TurnType.ALTERNATE_SERVER, NOWHERE)]
+        place = Endpoint.of(*second.transport.get_extra_info("sockname"))
+        first = address_attribute(TurnType.ALTERNATE_SERVER, place)
+        async with serving(lambda request, _: failure(request, 300, "", first)) as server:
+            found = await check(server.url)
+    assert (found.state, len(second.requests)) == ("error", 1)
+    assert "and that one does so again" in (found.reason or "")
+
+
+async def test_a_quota_smaller_than_the_list_is_no_fault() -> None:
+    """One allocation for the user: the checks of one run must not be what uses it up."""
+    held: list[int] = []
+
+    def script(request: Message, data: bytes) -> bytes | None:
+        if verified(data, KEY) and request.method == Method.ALLOCATE:
+            if held:
+                return signed_failure(request, 486)
+            held.append(1)
+        if verified(data, KEY) and request.value(TurnType.LIFETIME) == bytes(4):
+            held.clear()
+        return granting(request, data)
+
+    async with serving(script) as server:
+        given = [{"urls": server.url, "username": "user", "credential": "right"}] * 3
+        checks = await check_ice_servers(given, depth=Depth.ALLOCATE)
+    assert [found.state for found in checks] == ["ok"] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scheme", "answers", "said"),
+    [
+        ("turn", BINDING, "a STUN server answers there, but no TURN"),
+        ("stun", Method.ALLOCATE, "a TURN server answers there, but no STUN (coturn: no-stun)"),
+    ],
+)
+async def test_silence_has_a_control(scheme: str, answers: int, said: str) -> None:
+    def script(request: Message, _data: bytes) -> bytes | None:
+        if request.method != answers:
+            return None
+        if request.method == Method.ALLOCATE:
+            return failure(request, 401, "", *CHALLENGE)
+        return Message(
+            Class.SUCCESS, request.transaction_id, (xor_mapped_attribute(MAPPED, request.transaction_id),)
+        ).encode()
+
+    async with serving(script) as server:
+        found = await check(server.url.replace("turn", scheme), limit=1.0)
+    assert (found.state, found.reason) == ("timeout", said)
+
+
+@pytest.mark.parametrize(
+    "mapped", ["10.99.0.7:1", f"{HOST}:0", "0.0.0.0:5", "[2001:db8::1]:5", "[::ffff:7f00:1]:5", "224.0.0.1:5"]
+)
+async def test_an_impossible_mapped_address_is_not_ok(mapped: str) -> None:
+    host, _, port = mapped.rpartition(":")
+    seen = Endpoint(ip_address(host.strip("[]")), int(port))
+
+    def script(request: Message, _data: bytes) -> bytes:
+        attributes = (xor_mapped_attribute(seen, request.transaction_id),)
+        return Message(Class.SUCCESS, request.transaction_id, attributes).encode()
+
+    async with serving(script) as server:
+        found = await check(server.url.replace("turn", "stun"))
+    # A server on loopback may see a private address; nobody else's may be seen as port 0 or in the other IP version.
+    assert found.state == ("ok" if mapped.startswith("10.") else "error")
+
+
+async def test_an_unknown_required_attribute_spoils_a_success() -> None:
+    def script(request: Message, _data: bytes) -> bytes:
+        attributes = (xor_mapped_attribute(MAPPED, request.transaction_id), Attribute(0x7777, b"abcd"))
+        return Message(Class.SUCCESS, request.transaction_id, attributes).encode()
+
+    async with serving(script) as server:
+        found = await check(server.url.replace("turn", "stun"))
+    assert (found.state, "0x7777" in (found.reason or "")) == ("error", True)
+
+
+@pytest.mark.slow
+async def test_slow_is_not_dead() -> None:
+    """Each answer takes as long as a third of the time given: four of them are more than all of it."""
+    async with serving(granting, delay=0.3) as server:
+        found = await check(server.url, limit=0.9)
+    assert (found.state, found.reason) == ("ok", None)
+
+
+@pytest.mark.parametrize(
+    ("username", "said"),
+    [
+        ("me:1700000000", "looks like USER:TIME"),
+        ("1700000000000:me", "these look like ms"),
+        ("q8m1Z0rYc3pXo5n7d9b1f2h4j6k=", "the wrong way round"),
+    ],
+)
+async def test_credentials_that_show_what_is_wrong_with_them(username: str, said: str) -> None:
+    async with serving(lambda request, _: failure(request, 401, "", *CHALLENGE)) as server:
+        (found,) = await check_ice_servers([{"urls": server.url, "username": username, "credential": "hidden"}])
+    assert found.state == "unauthorized"
+    assert said in (found.reason or "")
+    assert "hidden" not in (found.reason or "")
 
 
 # --- over TCP and TLS -------------------------------------------------------------------------------------------------

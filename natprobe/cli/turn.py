@@ -135,17 +135,18 @@ def _warning_once(checks: Iterable[IceServerCheck]) -> Iterator[IceServerCheck]:
 def _lines(check: IceServerCheck) -> str:
     family = f"IPv{check.family}" if check.family else "-"
     state = coloured(f"{check.state:15}", good=check.usable)
-    first = f"{state} {check.transport:4} {family:5} {printable(check.url)}{_where(check)}"
-    notes = [check.reason or _measured(check)]
+    first = f"{state} {check.transport:4} {family:5} {printable(check.url)}{_at(check)}"
+    notes = [_measured(check) if check.usable else None, check.reason]
     if check.unsupported_by_aiortc:
         notes.append(f"warning: {check.unsupported_by_aiortc}")
     return "\n".join([first, *(f"{'':16}{printable(note)}" for note in notes if note)]) + "\n"
 
 
-def _where(check: IceServerCheck) -> str:
-    """Return the address that was asked, where the URL has a name."""
-    address = str(check.address.address) if check.address else ""
-    return f" ({address})" if address and address not in check.url else ""
+def _at(check: IceServerCheck) -> str:
+    """Return the address that was asked, where the URL has a name for it."""
+    if check.address is None or str(check.address.address) in check.url:
+        return ""
+    return f" ({check.address.address})"
 
 
 def _measured(check: IceServerCheck) -> str:

@@ -44,6 +44,8 @@ _AT_MOST = 4
 """By how much a slow server may stretch that time."""
 _SILENT_AFTER = 1.0
 """Seconds after which a server is silent and a control is asked; less where the questions have little time."""
+_EXHAUSTED = (486, 508)
+"""Errors that the other checks of this run may be the cause of: they hold allocations at the same server."""
 _AGAIN = 0.25
 """Seconds between two tries to get what another check has given back: coturn takes up to a second for it."""
 _TRIES = 5
@@ -231,7 +233,7 @@ class _Check:
         except TurnRefusal as refused:
             if refused.method != Method.ALLOCATE:
                 raise
-            if refused.code == 486 and self._order.quota.shared(self._holder):
+            if refused.code in _EXHAUSTED and self._order.quota.shared(self._holder):
                 self._refused = refused
                 await self._ask_after_the_others()
                 return
@@ -253,7 +255,7 @@ class _Check:
                 try:
                     await self._ask_once()
                 except TurnRefusal as refused:
-                    if refused.code != 486 or last:
+                    if refused.code not in _EXHAUSTED or last:
                         raise
                 else:
                     return

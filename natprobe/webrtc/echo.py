@@ -60,7 +60,7 @@ async def echo(
     """
     async with _second_socket(network, allocation.relayed) as second:
         test = _Echo(link, turn, allocation, permitted, second)
-        async with _running(test.serve_relay(), test.serve_second()):
+        async with _running(test.serve_relay(), test.serve_second(), test.permit_local()):
             for gap in gaps(lambda: link.exact_rtt):
                 await test.send()
                 if await test.settled_within(gap):
@@ -133,11 +133,20 @@ class _Echo:
         # A NAT may give this socket another external address than it gave to the first (RFC 4787 §4.1).
         if reply.mapped and reply.mapped.address not in self._reflexive:
             self._reflexive.add(reply.mapped.address)
-            try:
-                await self._turn.permit(reply.mapped)
-            except (TurnRefusal, Unusable):
-                return
-            self._permitted.add(reply.mapped.address)
+            await self._permit(reply.mapped)
+
+    async def permit_local(self) -> None:
+        """Have this host let in by its own address too, where no NAT is between that and the relayed address."""
+        local = self._second and self._second.local
+        if local and local.address not in self._permitted and not is_narrower(local.scope, self._relayed.scope):
+            await self._permit(local)
+
+    async def _permit(self, peer: Endpoint) -> None:
+        try:
+            await self._turn.permit(peer)
+        except (TurnRefusal, Unusable):
+            return
+        self._permitted.add(peer.address)
 
     def judge(self) -> tuple[Depth, str | None]:
         if self._through:
@@ -163,6 +172,8 @@ class _Echo:
             return "UDP is not answered here"
         if not self._reflexive & self._permitted:
             return "the server does not let in this host as a peer"
+        if self._reflexive <= {remote.address}:
+            return f"the server sees this host as {remote.address}, its own address: a proxy is before it"
         if is_narrower(remote.scope, relayed.scope) and remote.scope is not Scope.LOOPBACK:
             return (
                 f"the server is reached from inside of its network, and {relayed.address} is an address outside of it"

@@ -146,9 +146,7 @@ def judge(known: Known) -> Verdict[Readiness]:
     if known.used_relays:
         best = min(known.used_relays, key=lambda check: (not check.confirmed, check.rtt_ms or 0.0))
         if not best.confirmed:
-            return Verdict(
-                Readiness.READY, Certainty.LIKELY, f"a relay grants what is asked: {best.url}: {best.reason}"
-            )
+            return Verdict(Readiness.READY, Certainty.LIKELY, f"a relay may work: {best.url} ({best.reason})")
         return Verdict(Readiness.READY, Certainty.CONFIRMED, f"a relay works: {best.url}")
     missing = known.missing
     if open_relays := [url for url in missing if url != "nat" and _relays(url)]:

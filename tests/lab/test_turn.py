@@ -31,6 +31,7 @@ SERVER = "198.51.100.10"
 GOOD, EXPIRED, SELF_SIGNED, OTHER_NAME, UNTRUSTED, QUOTA, DENIED, MUTE, NO_STUN, DROPPED, CLOSED, SELFLESS = range(
     3500, 3620, 10
 )
+EDGE, FOREIGN, INSIDE, NO_TURN, TURN_ALONE = range(3620, 3670, 10)
 LIMIT = 3.0
 
 
@@ -44,6 +45,7 @@ table ip swallowed {{
     chain received {{
         type filter hook input priority filter;
         udp dport {relay_ports(MUTE)[0]}-{relay_ports(MUTE)[-1]} drop
+        iifname != "lo" udp dport {relay_ports(EDGE)[0]}-{relay_ports(EDGE)[-1]} drop
         udp dport {DROPPED} drop
         tcp dport {DROPPED} drop
     }}
@@ -103,6 +105,25 @@ BROKEN: dict[str, tuple[Any, str, str]] = {
         "403 Forbidden IP: the server relays neither to itself nor to this",
     ),
     "no data": (turn(MUTE), "no_data", "allocated and permitted, but no bytes go through the relay"),
+    "relay ports closed at a firewall before the server": (
+        turn(EDGE),
+        "self_only",
+        (
+            "bytes go through the relay only to itself: nothing came in from outside; open the server's relay ports "
+            "(coturn: min-port to max-port, UDP)"
+        ),
+    ),
+    "somebody else's external-ip": (
+        turn(FOREIGN, transport="tcp"),
+        "self_only",
+        (
+            "bytes go through the relay only to itself: nothing came in from outside; open the server's relay ports "
+            "(coturn: min-port to max-port, UDP), and see whether 198.51.100.99 is the server's address"
+        ),
+    ),
+    "no external-ip": (turn(INSIDE), "relay_address", "it relays as 10.5.0.2:"),
+    "STUN alone": (turn(NO_TURN), "timeout", "a STUN server answers there, but no TURN"),
+    "TURN alone": (f"stun:{SERVER}:{TURN_ALONE}", "timeout", "a TURN server answers there, but no STUN"),
     "no STUN server": (turn(NO_STUN, transport="tcp"), "not_stun", "what came back is no STUN"),
 }
 """What is broken: the server, the state, and how the reason begins."""
@@ -164,6 +185,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory, authority: Pair) -> Iterator[L
             servers.start(DENIED, "--denied-peer-ip=0.0.0.0-255.255.255.255")
             servers.start(MUTE)
             servers.start(SELFLESS, f"--denied-peer-ip={SERVER}")
+            servers.start(EDGE)
+            servers.start(FOREIGN, f"--external-ip=198.51.100.99/{SERVER}")
+            servers.start(INSIDE, f"--external-ip=10.5.0.2/{SERVER}")
+            servers.start(NO_TURN, "--stun-only")
+            servers.start(TURN_ALONE, "--no-stun")
             servers.start(NO_STUN - 1, f"--cli-ip={SERVER}", f"--cli-port={NO_STUN}", "--cli-password=x")
             lab.must("reflector", ["nft", "-f", "-"], stdin=SWALLOWED)
             yield lab
@@ -221,6 +247,19 @@ def test_a_server_that_relays_to_itself_is_usable_where_udp_is_blocked(lab: Lab,
     finally:
         lab.apply("home", PRESETS["apdm-apdf"])
     assert (udp[0]["state"], tcp[0]["state"], tcp[0]["depth"]) == ("timeout", "ok", "echo")
+    assert tcp[0]["reason"] == "bytes went through the relay to itself alone: UDP is not answered here"
+    assert udp[0]["reason"].startswith("no answer over UDP, while the same server answers over TCP")
+
+
+def test_where_nothing_can_be_tested_silence_is_no_fault(lab: Lab, trusted: str) -> None:
+    """UDP is blocked here, and the server sends nothing to itself: no path is left that would show anything."""
+    lab.apply("home", PRESETS["udp-blocked"])
+    try:
+        ((found,),) = check(lab, trusted, turn(MUTE, transport="tcp"))
+    finally:
+        lab.apply("home", PRESETS["apdm-apdf"])
+    assert (found["state"], found["depth"]) == ("ok", "permission")
+    assert found["reason"] == "permission is granted, and bytes could not be tested: UDP is not answered here"
 
 
 def test_a_server_that_does_not_is_usable_where_udp_is_open(lab: Lab, trusted: str) -> None:
