@@ -39,15 +39,22 @@ class HostNetwork:
         return asyncio.get_running_loop().time()
 
     async def resolve(self, host: str, version: int) -> tuple[Address, ...]:
+        return await self._resolve(host, family(version), f"IPv{version} address")
+
+    async def resolve_both(self, host: str) -> tuple[Address, ...]:
+        """Return the addresses of both versions in one, as most programs ask for them: in the order of RFC 6724."""
+        return await self._resolve(host, socket.AF_UNSPEC, "address")
+
+    async def _resolve(self, host: str, version: socket.AddressFamily, what: str) -> tuple[Address, ...]:
         try:
             # Here, so that getaddrinfo does not import the codec in the thread, where a program's end may come upon it.
             name = host.encode("idna").decode()
-            ask = partial(socket.getaddrinfo, name, None, family=family(version), type=socket.SOCK_DGRAM)
+            ask = partial(socket.getaddrinfo, name, None, family=version, type=socket.SOCK_DGRAM)
             found = await _in_thread(ask)
         except UnicodeError:
             raise NameNotFound(f"{host} is no name that a name server could know") from None
         except (OSError, RuntimeError) as wrong:  # RuntimeError: the system starts no thread
-            text = f"{host}: no IPv{version} address found ({getattr(wrong, 'strerror', None) or wrong})"
+            text = f"{host}: no {what} found ({getattr(wrong, 'strerror', None) or wrong})"
             failed = isinstance(wrong, socket.gaierror) and wrong.errno in _RESOLVER_FAILED
             raise NameNotFound(text, _CHECK_RESOLVER if failed else "") from None
         return tuple(dict.fromkeys(parse_address(str(address[0])) for *_, address in found))

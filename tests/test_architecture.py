@@ -78,6 +78,7 @@ PURE = [
     *("reuse/facts", "reuse/conclusions", "reuse/capacity"),
     *("inference", "traversal", "reflector/rules", "reflector/layout", "reflector/budget"),
     *("integrity", "webrtc/outcome", "webrtc/ice_servers", "webrtc/choosing", "webrtc/certificate"),
+    *("webrtc/agent", "webrtc/connected", "webrtc/configuration", "webrtc/readiness"),
     *("webrtc/ice", "webrtc/stats", "webrtc/findings", "webrtc/knowledge", "webrtc/explanation"),
     *("lab/policy", "lab/nftables"),
     *("page/ice", "page/peer", "page/trials", "page/volleys", "page/hairpin", "page/session", "page/result"),

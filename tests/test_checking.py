@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from jsonschema import Draft202012Validator
 from typer.testing import CliRunner, Result
 
 from natprobe.cli.application import application
@@ -33,6 +34,7 @@ from natprobe.stun import (
     xor_mapped_attribute,
 )
 from natprobe.webrtc import Depth, IceServerCheck, IceServerState, check_ice_servers, choose_ice_servers
+from natprobe.webrtc.schema import checks_schema
 from natprobe.webrtc.turn import Method, TurnType
 
 HOST = f"127.{os.getpid() >> 8 & 0x7F | 0x80}.{os.getpid() & 0xFF}.5"
@@ -681,3 +683,63 @@ def test_misuse_is_status_2(words: list[str], said: str) -> None:
     result = run(*words)
     assert (result.exit_code, result.stdout) == (2, "")
     assert said in " ".join(result.stderr.replace("│", "").split())
+
+
+# --- a configuration in a file ----------------------------------------------------------------------------------------
+
+
+def configuration(*urls: str) -> dict[str, Any]:
+    return {"ice_servers": [{"urls": url, "username": "u", "credential": "topsecret"} for url in urls]}
+
+
+def test_a_configuration_is_read_from_a_file_or_from_stdin(tmp_path: Path) -> None:
+    file = tmp_path / "token.json"
+    file.write_text(json.dumps(configuration(f"turn:{HOST}:9", f"stun:{HOST}:9")), encoding="utf-8-sig")
+    from_file = run("--config", str(file), "--json")
+    from_stdin = CliRunner().invoke(application(), ["turn", "--config", "-", "--json"], input=file.read_bytes())
+    for result in (from_file, from_stdin):
+        assert result.exit_code == 3
+        told = json.loads(result.stdout)
+        Draft202012Validator(checks_schema()).validate(told)
+        assert [check["url"] for check in told["checks"]] == [f"turn:{HOST}:9", f"stun:{HOST}:9"]
+        assert "topsecret" not in result.output
+
+
+def test_urls_may_stand_beside_a_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "token.json"
+    file.write_text(json.dumps(configuration(f"turn:{HOST}:9")))
+    result = run("--config", str(file), f"stun:{HOST}:9")
+    assert (result.exit_code, result.stdout.count("refused  ")) == (3, 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "said", "status"),
+    [
+        ('{"x": "topsecret"}', "mapping with the keys x", 2),
+        ('{"topsecret', "is no JSON", 2),
+        ('"turn:a.example"', "", 3),
+        ('[{"urls": "http://a.example"}]', "is no STUN or TURN URL", 2),
+        (None, "cannot read", 1),
+    ],
+)
+def test_what_is_no_configuration_is_named_without_its_secrets(
+    tmp_path: Path, content: str | None, said: str, status: int
+) -> None:
+    file = tmp_path / "token.json"
+    if content is not None:
+        file.write_text(content.replace("a.example", f"{HOST}:9"))
+    result = run("--config", str(file))
+    assert result.exit_code == status
+    assert said in " ".join(result.stderr.split())
+    assert "topsecret" not in result.output
+
+
+def test_what_aiortc_does_with_lists_is_said_once() -> None:
+    result = run(*(f"turn:{HOST}:{port}" for port in (9, 10, 11)))
+    assert result.stdout.count("aiortc uses the first TURN URL alone") == 1
+
+
+async def test_the_code_of_an_error_is_a_number() -> None:
+    async with serving(granting) as server:
+        found = await check(server.url, password="wrong")
+    assert (found.state, found.code, found.to_json()["code"]) == ("unauthorized", 401, 401)

@@ -311,3 +311,80 @@ def test_an_explanation_is_json() -> None:
     told = json.loads(json.dumps(explain(transport(turn=TURN)).to_json()))
     assert told["cause"] == "turn-failed"
     assert [set(finding) for finding in told["findings"]] == [{"cause", "certainty", "reason", "advice"}] * 2
+
+
+# --- what was checked -------------------------------------------------------------------------------------------------
+
+GOOD_TURN = "turn:198.51.100.12:3478?transport=udp"
+
+
+def checked(url: str, state: IceServerState = IceServerState.OK, **fields: Any) -> IceServerCheck:
+    answered = state not in (IceServerState.TIMEOUT, IceServerState.DNS)
+    return IceServerCheck(url, "udp", 4, state, **{"rtt_ms": 5.0 if answered else None, **fields})
+
+
+@pytest.mark.parametrize("state", [IceServerState.OK, IceServerState.UNAUTHORIZED, IceServerState.QUOTA])
+def test_udp_gets_out_where_a_server_that_was_checked_has_answered(state: IceServerState) -> None:
+    dead = checked(
+        STUN, IceServerState.TIMEOUT, reason="no answer: the packets are lost on the way, or nobody is there"
+    )
+    found = explain(transport(local=(HOST,)), servers=(dead, checked(GOOD_TURN, state)))
+    assert found.cause is Cause.STUN_FAILED
+    assert "no other server was reached" not in str(found)
+    assert f"UDP gets out ({GOOD_TURN} answered): the server is down" in found.findings[0].reason
+
+
+def test_a_report_that_says_blocked_is_older_than_an_answer() -> None:
+    found = explain(transport(local=(HOST,)), servers=(checked(GOOD_TURN),), mine=home("udp-blocked"))
+    assert Cause.UDP_BLOCKED not in found.causes
+
+
+def test_what_did_not_answer_over_udp_shows_nothing() -> None:
+    silent = checked(GOOD_TURN, IceServerState.TIMEOUT, reason="no answer")
+    tcp = replace(checked(GOOD_TURN.replace("udp", "tcp")), transport="tcp")
+    assert explain(transport(local=(HOST,)), servers=(silent, tcp)).cause is Cause.UDP_BLOCKED
+
+
+@pytest.mark.parametrize("why", [IceServerState.UNAUTHORIZED, IceServerState.TIMEOUT])
+def test_a_relay_that_aiortc_passes_over_is_advised(why: IceServerState) -> None:
+    checks = (checked(TURN, why, reason="it is dead"), checked(GOOD_TURN))
+    found = explain(transport(turn=TURN), servers=checks, mine=home("apdm-apdf"), theirs=office("apdm-apdf"))
+    assert Cause.TURN_FAILED in found.causes
+    assert Cause.NAT_PAIR in found.causes
+    for finding in found.findings:
+        if finding.cause in (Cause.TURN_FAILED, Cause.NAT_PAIR):
+            assert finding.advice.startswith(f"{GOOD_TURN} works;")
+            assert "choose_ice_servers" in finding.advice
+
+
+def test_the_check_with_the_credentials_in_use_counts() -> None:
+    old = checked(TURN, IceServerState.UNAUTHORIZED, reason="401 Unauthorized", mark="old")
+    new = checked(TURN, mark="new")
+    told = {mark: str(explain(transport(turn=TURN, turn_mark=mark), servers=(old, new))) for mark in ("old", "new")}
+    assert "401" in told["old"]
+    assert "401" not in told["new"]
+
+
+def test_a_relay_that_relayed_when_it_was_checked_is_not_blamed_for_its_ports() -> None:
+    silent = transport(local=(HOST, RELAYED), turn=TURN)
+    found = explain(silent, servers=(checked(TURN),))
+    (finding,) = [finding for finding in found.findings if finding.cause is Cause.RELAY_SILENT]
+    assert "It relayed when it was checked" in finding.advice
+
+
+# --- consent ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_peers_relay_is_suspected_too() -> None:
+    lost = connected(pair(HOST, PEER_RELAYED), consent_misses=2, unanswered_s=11.0)
+    found = explain(lost)
+    assert found.causes == (Cause.CONSENT_MISSED, Cause.RELAYED)
+    assert "2 in a row, for 11 s" in found.findings[0].reason
+    assert "the peer's TURN server (198.51.100.11)" in found.findings[0].reason
+
+
+def test_of_a_direct_pair_the_peer_is_suspected() -> None:
+    found = explain(connected(pair(HOST, PEER_SEEN), consent_misses=1))
+    assert found.causes == (Cause.CONSENT_MISSED, Cause.DIRECT)
+    assert "the peer or the path to it is gone" in found.findings[0].reason
+    assert "relay" not in found.findings[0].reason

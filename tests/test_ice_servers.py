@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import ssl
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiortc import RTCIceServer
+from aiortc import RTCConfiguration, RTCIceServer
 from aiortc.rtcicetransport import connection_kwargs
 from certificates import make
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_checking import granting, serving
 
 import natprobe.webrtc
 from natprobe.endpoint import Endpoint
 from natprobe.webrtc import IceServerCheck, IceServerState, choose_ice_servers, timed_credentials
+from natprobe.webrtc.agent import passed_over_by_aiortc, refused_by_aiortc
 from natprobe.webrtc.certificate import not_after, words
-from natprobe.webrtc.ice_servers import IceUrl, passed_over_by_aiortc, read_ice_servers, refused_by_aiortc
+from natprobe.webrtc.configuration import read_ice_servers
+from natprobe.webrtc.ice_servers import IceServer, IceUrl
 
 # --- URLs -------------------------------------------------------------------------------------------------------------
 
@@ -63,13 +70,25 @@ def test_a_url_is_read(text: str, relay: bool, transport: str, host: str, port: 
         ("turn:example.org:0", "no port number"),
         ("turn:example.org:99999", "no port number"),
         ("turn:example.org:", "no port number"),
+        (" stun:example.org", "take them away"),
+        ("stun:example.org\n", "take them away"),
+        ("stun:a.example,stun:b.example", "are a list"),
+        ("turn:{example.org}:3478", "leave them out"),
+        ("turns:example.org?transport=tls", "TLS is asked for by turns:"),
+        ("turn:2001:db8::1", "in brackets (RFC 3986 §3.2.2): turn:[2001:db8::1]"),
+        ("turn:2001:db8::5:443?transport=udp", "turn:[2001:db8::5:443] or turn:[2001:db8::5]:443"),
+        ("stun:1:2:3", "'1:2:3' is no host name"),
+        ("stun:[example.org]", "no IPv6 address"),
+        ("stun:[192.0.2.1]", "no IPv6 address"),
+        ("stun:[fe80::1%25eth0]", "without a zone"),
+        ("stun:a%20b", "no host name"),
         ("turn:[2001:db8::1", "is not [address]"),
         ("turn:exam ple.org", "no host name"),
         ("turn:example.org/path", "no host name"),
     ],
 )
 def test_what_is_no_url_is_refused_with_the_reason(text: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint.replace("[", r"\[")):
+    with pytest.raises(ValueError, match=re.escape(complaint)):
         IceUrl.parse(text)
 
 
@@ -114,12 +133,145 @@ def test_a_url_alone_is_a_server() -> None:
     ]
 
 
+STUN, TURN = "stun:a.example", "turn:b.example:80?transport=tcp"
+ME = {"username": "me", "credential": "topsecret"}
+SERVERS: list[dict[str, Any]] = [{"urls": STUN}, {"urls": [TURN], **ME}]
+TWILIO = {
+    "account_sid": "AC1",
+    "password": "topsecret",
+    "username": "me",
+    "ttl": "86400",
+    "ice_servers": [
+        {"url": STUN, "urls": STUN},
+        {"url": TURN, "urls": TURN, "username": "me", "credential": "topsecret"},
+    ],
+}
+XIRSYS_2 = [{"url": STUN}, {"url": TURN, "username": "me", "credential": "topsecret"}]
+XIRSYS_3 = {"username": "me", "credential": "topsecret", "urls": [STUN, TURN]}
+XEP_0215 = [
+    {"type": "stun", "host": "a.example", "port": 3478, "transport": "udp"},
+    {"type": "turn", "host": "b.example", "port": "80", "transport": "tcp", "username": "me", "password": "topsecret"},
+]
+
+
+class Livekit:
+    """As a protocol buffer: every member is there, and a list cannot be set."""
+
+    def __init__(self, urls: list[str], username: str = "", credential: str = "") -> None:
+        self._urls, self.username, self.credential = urls, username, credential
+
+    @property
+    def urls(self) -> list[str]:
+        return self._urls
+
+
+FORMS: dict[str, Callable[[], Any]] = {
+    "list": lambda: SERVERS,
+    "tuple": lambda: tuple(SERVERS),
+    "generator": lambda: (server for server in SERVERS),
+    "configuration": lambda: {"iceServers": SERVERS, "iceTransportPolicy": "all"},
+    "RTCConfiguration": lambda: RTCConfiguration([RTCIceServer(STUN), RTCIceServer([TURN], "me", "topsecret")]),
+    "urls in a tuple": lambda: [{"urls": (STUN,)}, {"urls": (TURN,), **ME}],
+    "urls in a generator": lambda: [{"urls": (url for url in [STUN])}, {"urls": (url for url in [TURN]), **ME}],
+    "urls in a set": lambda: [{"urls": {STUN}}, {"urls": frozenset({TURN}), **ME}],
+    "password": lambda: [STUN, {"urls": TURN, "username": "me", "password": "topsecret"}],
+    "Twilio": lambda: TWILIO,
+    "Twilio's object": lambda: SimpleNamespace(**TWILIO),
+    "Xirsys 2": lambda: XIRSYS_2,
+    "Xirsys 2 whole": lambda: {"s": "ok", "v": {"iceServers": XIRSYS_2}},
+    "Xirsys 3 whole": lambda: {"s": "ok", "v": {"iceServers": XIRSYS_3}},
+    "Cloudflare": lambda: {"iceServers": XIRSYS_3},
+    "LiveKit": lambda: [Livekit([STUN]), Livekit([TURN], "me", "topsecret")],
+    "LiveKit's answer": lambda: SimpleNamespace(ice_servers=[Livekit([STUN]), Livekit([TURN], "me", "topsecret")]),
+    "XEP-0215": lambda: XEP_0215,
+    "XEP-0215 whole": lambda: {"services": XEP_0215},
+    "JSON": lambda: json.dumps({"iceServers": SERVERS}),
+    "JSON with a BOM": lambda: "\ufeff" + json.dumps(SERVERS),
+    "bytes": lambda: json.dumps(TWILIO).encode(),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_in_which_servers_are_handed_over_is_read(form: str) -> None:
+    stun, turn = read_ice_servers(FORMS[form]())
+    assert (stun.url.host, stun.url.port, stun.url.transport) == ("a.example", 3478, "udp")
+    assert (turn.url.host, turn.url.port, turn.url.transport) == ("b.example", 80, "tcp")
+    assert (turn.username, turn.credential, turn.credential_type) == ("me", "topsecret", "password")
+
+
+def aiortc_server(entry: dict[str, str]) -> RTCIceServer:
+    return RTCIceServer(entry["urls"], entry.get("username"), entry.get("credential"))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_chosen_of_every_form_aiortc_takes(form: str) -> None:
+    checks = [found(url) for url in (STUN, "stun:a.example:3478")] + [replace(found(TURN), username="me")]
+    checks += [replace(checks[0], username=name) for name in ("", "me")]  # as LiveKit and Cloudflare have it
+    chosen = choose_ice_servers(FORMS[form](), checks)
+    as_aiortc_has_it = [
+        RTCIceServer(one) if isinstance(one, str) else one if isinstance(one, RTCIceServer) else aiortc_server(one)
+        for one in chosen
+    ]
+    taken = connection_kwargs(as_aiortc_has_it)
+    assert (taken["stun_server"], taken["turn_server"]) == (("a.example", 3478), ("b.example", 80))
+    assert (taken["turn_username"], taken["turn_password"]) == ("me", "topsecret")
+
+
+@pytest.mark.parametrize("nothing", [None, [], {"iceServers": None}, {"iceServers": []}, RTCConfiguration(), "[]"])
+def test_no_servers_are_none(nothing: Any) -> None:
+    assert read_ice_servers(nothing) == []
+
+
 @pytest.mark.parametrize(
-    "wrong", [7, None, {"url": "stun:x"}, {"urls": []}, {"urls": [7]}, {"urls": "stun:x", "username": 7}]
+    "credential", [{"macKey": "topsecret", "accessToken": "topsecret"}, SimpleNamespace(macKey="x")]
 )
-def test_what_is_no_server_is_refused(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="ICE server"):
-        read_ice_servers([wrong])
+async def test_what_is_no_password_is_not_checked(credential: Any) -> None:
+    for kind in ({}, {"credentialType": "oauth"}):
+        entry = {"urls": "turn:127.0.0.1", "username": "u", "credential": credential, **kind}
+        (check,) = await natprobe.webrtc.check_ice_servers(entry)
+        assert (check.state, check.reason) == ("not_checked", "natprobe cannot check credentials of type oauth")
+
+
+WRONG = [
+    ({"x": "topsecret", "iceservers": []}, "mapping with the keys x, iceservers"),
+    ({}, "an empty mapping"),
+    ({"v": "unauthorized", "s": "topsecret"}, "mapping with the keys v, s"),
+    (7, "of type int"),
+    (7.5, "of type float"),
+    ([7], "ICE server 0 (counted from 0) has no urls: it is a value of type int"),
+    ([STUN, None], "ICE server 1 (counted from 0) has no urls: it is None"),
+    ([{"credential": "topsecret", "uri": STUN}], "mapping with the keys credential, uri"),
+    ([{"urls": []}], "urls of ICE server 0 (counted from 0) is empty"),
+    ([{"urls": None}], "urls of ICE server 0 (counted from 0) is a text or a list of texts, not None"),
+    ([{"urls": [STUN, 7]}], "urls of ICE server 0 (counted from 0) is a text, not a value of type int"),
+    ([{"urls": {"a": "topsecret"}}], "is a text or a list of texts"),
+    ([{"urls": TURN, "username": 7}], "username of ICE server 0 (counted from 0) is a text, not a value of type int"),
+    ([{"urls": TURN, "username": "u", "credential": 31337}], "credential of ICE server 0"),
+    ([{"type": "ftp", "host": "a.example", "password": "topsecret"}], "is no STUN or TURN URL"),
+    ("{topsecret", "the ICE servers are no JSON"),
+    (b"\xfftopsecret", "a configuration is not UTF-8"),
+    ("turn:me:topsecret@b.example", "a username does not stand in the URL"),
+    ("turn:b.example?credential=topsecret", "is no STUN or TURN URL"),
+]
+
+
+READERS: list[Callable[[Any], Any]] = [
+    natprobe.webrtc.check_ice_servers,
+    natprobe.webrtc.preflight,
+    lambda wrong: asyncio.to_thread(choose_ice_servers, wrong, ()),
+]
+
+
+@pytest.mark.parametrize(("wrong", "said"), WRONG, ids=[said for _, said in WRONG])
+@pytest.mark.parametrize("reader", READERS, ids=["check", "preflight", "choose"])
+async def test_what_is_no_configuration_is_refused_by_its_keys_and_without_its_secrets(
+    wrong: Any, said: str, reader: Callable[[Any], Any]
+) -> None:
+    with pytest.raises((TypeError, ValueError)) as refused:
+        await reader(wrong)
+    assert said in str(refused.value)
+    assert "31337" not in str(refused.value)
+    assert "topsecret" not in str(refused.value)
 
 
 def test_timed_credentials() -> None:
@@ -139,7 +291,10 @@ urls = st.sampled_from(
     ]
 )
 refused = st.sampled_from(
-    ["stun:[2001:db8::1]", "turn:[2001:db8::1]:80", "stun:a.example?transport=udp", "TURN:a.example", "Stun:a.example"]
+    [
+        *("stun:[2001:db8::1]", "turn:[2001:db8::1]:80", "stun:a.example?transport=udp", "TURN:a.example"),
+        *("Stun:a.example", "turn:a.example?Transport=tcp", "turns:a.example?TRANSPORT=tcp"),
+    ]
 )
 servers = st.builds(
     RTCIceServer,
@@ -151,7 +306,7 @@ servers = st.builds(
 
 
 @given(st.lists(servers, max_size=5))
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 def test_aiortc_uses_those_that_it_is_said_to_use(given_to: list[RTCIceServer]) -> None:
     read = read_ice_servers(given_to)
     used = [server.url for server, why in zip(read, passed_over_by_aiortc(read), strict=True) if why is None]
@@ -170,6 +325,40 @@ def test_aiortc_refuses_what_it_is_said_to_refuse(url: str) -> None:
     assert refused_by_aiortc(IceUrl.parse(url))
     with pytest.raises(ValueError, match="malformed uri"):
         connection_kwargs([RTCIceServer(url)])
+
+
+hosts = st.sampled_from(
+    ["a.example", "a.example.", "192.0.2.1", "[2001:db8::1]", "2001:db8::1", "{a.example}", "a b", "a..b", "A-1_b", ""]
+)
+ports = st.sampled_from(["", ":", ":80", ":00080", ":0", ":65536", ":-1", ":8O", ":80:81"])
+queries = st.sampled_from(
+    [
+        *("", "?", "?transport=", "?transport=udp", "?transport=tcp", "?transport=TCP", "?Transport=tcp"),
+        *("?TRANSPORT=udp", "?transport=tls", "?transport=tcp&a=b", "?ttl=1", "?transport=tcp ", "?transport=udp\n"),
+    ]
+)
+schemes = st.sampled_from(
+    [*("stun:", "stuns:", "turn:", "turns:", "Turn:", "TURNS:"), *("turn", "turn://", " turn:", "turnx:")]
+)
+
+
+@given(schemes, hosts, ports, queries)
+@settings(max_examples=800, deadline=None)
+def test_what_natprobe_takes_as_supported_aiortc_takes_too(scheme: str, host: str, port: str, query: str) -> None:
+    text = scheme + host + port + query
+    try:
+        url = IceUrl.parse(text)
+    except ValueError:
+        return
+    if refused_by_aiortc(url):
+        with pytest.raises(ValueError, match="malformed uri"):
+            connection_kwargs([RTCIceServer(text)])
+        return
+    taken = connection_kwargs([RTCIceServer(text, "me", "secret")])
+    (why,) = passed_over_by_aiortc([IceServer(url, "me", "secret")])
+    # What it takes and then cannot use, is passed over all the same.
+    expected = [(url.host, url.port)] if why is None or "final dot" in why else []
+    assert [taken[name] for name in ("stun_server", "turn_server") if name in taken] == expected
 
 
 @given(urls)
@@ -244,6 +433,19 @@ def test_who_was_let_in_is_told_from_who_was_not() -> None:
     found_by = {"you": IceServerState.UNAUTHORIZED, "me": IceServerState.OK}
     checks = [replace(found("turn:a.example", state=state), username=name) for name, state in found_by.items()]
     assert choose_ice_servers(servers, checks) == servers[1:]
+
+
+async def test_the_old_password_is_told_from_the_new_one() -> None:
+    """The same URL and user, before and after a rotation: only the credentials tell the two apart."""
+    async with serving(granting) as server:
+        old, new = (RTCIceServer(server.url, "user", password) for password in ("wrong", "right"))
+        for servers in ([old, new], [new, old]):
+            checks = await natprobe.webrtc.check_ice_servers(servers, depth="allocate")
+            assert [check.state for check in checks] == ["ok" if one is new else "unauthorized" for one in servers]
+            assert choose_ice_servers(servers, checks) == [new]
+            assert choose_ice_servers(servers[::-1], checks) == [new]
+    assert "right" not in repr(checks)
+    assert "right" not in json.dumps([check.to_json() for check in checks])
 
 
 def test_aiortc_takes_the_first_two_of_them() -> None:

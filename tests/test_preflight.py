@@ -16,6 +16,7 @@ from ice_peers import silent_port
 from jsonschema import Draft202012Validator
 from nat_reports import home
 from referencing import Registry
+from test_checking import granting, serving
 from test_run import _until, descriptors
 
 import natprobe.schema
@@ -23,7 +24,17 @@ from natprobe.behaviour import Certainty
 from natprobe.endpoint import Endpoint
 from natprobe.reflector import Reflector
 from natprobe.webrtc import IceServerCheck, IceServerState, Preflight, preflight, preflight_events, schema
-from natprobe.webrtc.readiness import Finished, NatClassified, NatTested, Readiness, ServerChecked, advise, judge
+from natprobe.webrtc.readiness import (
+    Agent,
+    Finished,
+    Known,
+    NatClassified,
+    NatTested,
+    Readiness,
+    ServerChecked,
+    advise,
+    judge,
+)
 
 ADDRESSES, PORTS = ("127.0.7.2", "127.0.7.3", "127.0.7.4"), (34780, 34790)
 STUN, TURN = f"stun:{ADDRESSES[0]}:{PORTS[0]}", "turn:127.0.7.9:3478"
@@ -139,28 +150,81 @@ SEES = IceServerCheck(STUN, "udp", 4, IceServerState.OK, rtt_ms=5.0)
     ],
 )
 def test_without_a_relay_it_hangs_on_the_nat(nat: str, readiness: str) -> None:
-    verdict = judge([SEES, WRONG], home(nat), {})
+    verdict = judge(Known([SEES, WRONG], home(nat)))
     assert verdict.value == readiness
     assert "no relay works" in verdict.reason
 
 
 @pytest.mark.parametrize("nat", ["apdm-apdf", "udp-blocked"])
 def test_a_relay_that_works_is_enough(nat: str) -> None:
-    assert judge([WORKS], home(nat), {}).value is Readiness.READY
+    assert judge(Known([WORKS], home(nat))).value is Readiness.READY
 
 
 def test_a_relay_that_was_not_tested_to_the_end_determines_nothing() -> None:
-    verdict = judge([SEES], home("apdm-apdf"), {TURN: "not finished within 4 s"})
+    verdict = judge(Known([SEES], home("apdm-apdf"), {TURN: "not finished within 4 s"}))
     assert (verdict.value, verdict.reason) == (None, f"{TURN}: not finished within 4 s")
 
 
+SECOND = replace(WORKS, url="turn:127.0.7.10:3478", unsupported_by_aiortc="aiortc uses the first TURN URL alone")
+
+
+@pytest.mark.parametrize(
+    ("nat", "value"), [("eim-apdf", "limited"), ("udp-blocked", "blocked"), (None, None), ("eim-eif", "ready")]
+)
+def test_a_relay_that_aiortc_passes_over_makes_nothing_ready(nat: str | None, value: str | None) -> None:
+    known = Known([WRONG, SECOND], home(nat) if nat else None, relay_to_choose=SECOND.url)
+    verdict = judge(known)
+    assert verdict.value == value
+    assert verdict.certainty is not Certainty.CONFIRMED or value != "ready"
+    assert f"ready with choose_ice_servers' list ({SECOND.url}), not with this one" in verdict.reason
+    assert advice(known)[:2] == [
+        f"Give aiortc what choose_ice_servers returns for this list: it begins with {SECOND.url}.",
+        f"{TURN}: {WRONG.reason}",
+    ]
+
+
+def test_a_browser_uses_every_relay() -> None:
+    known = Known([WRONG, SECOND], home("apdm-apdf"), agent=Agent.BROWSER)
+    assert (judge(known).value, judge(known).reason) == ("ready", f"a relay works: {SECOND.url}")
+    assert advice(known) == [f"{TURN}: {WRONG.reason}"]
+
+
+def test_a_relay_that_can_be_given_in_no_form_is_of_no_use() -> None:
+    known = Known([replace(SECOND, unsupported_by_aiortc="aiortc refuses it")], home("eim-apdf"))
+    assert "aiortc can use none of the relays that work" in judge(known).reason
+
+
+def test_what_aiortc_does_with_lists_is_said_once() -> None:
+    third = replace(SECOND, url="turn:127.0.7.11:3478")
+    said = advice(Known([WORKS, SECOND, third], home("eim-apdf")))
+    assert said == [f"{SECOND.url}: aiortc uses the first TURN URL alone"]
+
+
+async def test_the_list_as_a_whole_is_judged_by_what_aiortc_takes_of_it() -> None:
+    """Both are real to the end of the run: the first refuses, the second grants but relays nothing."""
+    async with serving(granting) as server:
+        dead = "turn:127.0.7.9:9"
+        config = [{"urls": [dead, server.url], "username": "user", "credential": "right"}]
+        result = await preflight(config, budget=3, agent="browser")
+        assert [check.url for check in result.servers] == [dead, server.url]
+        assert result.servers[1].unsupported_by_aiortc == "aiortc uses the first TURN URL alone"
+
+
+def advice(known: Known) -> list[str]:
+    return list(advise(known, judge(known)))
+
+
 def test_advice_names_each_server_and_what_is_missing() -> None:
-    assert list(advise([WRONG], home("eim-apdf"), judge([WRONG], home("eim-apdf"), {}))) == [f"{TURN}: {WRONG.reason}"]
-    blocked = list(advise([SEES], home("udp-blocked"), judge([SEES], home("udp-blocked"), {})))
-    assert blocked == ["UDP does not get out: add a TURN server over TLS on port 443 (turns:HOST:443?transport=tcp)."]
-    assert list(advise([WORKS], home("eim-apdf"), judge([WORKS], home("eim-apdf"), {}))) == []
+    assert advice(Known([WRONG], home("eim-eif"))) == [f"{TURN}: {WRONG.reason}"]
+    assert advice(Known([SEES], home("udp-blocked"))) == [
+        "UDP does not get out: add a TURN server over TLS on port 443 (turns:HOST:443?transport=tcp)."
+    ]
+    assert advice(Known([WORKS], home("eim-apdf"))) == []
 
 
 def test_the_shipped_schema_is_the_one_made_from_the_types() -> None:
     assert schema.PATH.read_text(encoding="utf-8") == schema.text(), "stale: python -m natprobe.webrtc.schema"
     Draft202012Validator.check_schema(schema.schema())
+    checks = schema.checks_schema()
+    assert schema.CHECKS_PATH.read_text(encoding="utf-8") == schema.text(checks)
+    Draft202012Validator.check_schema(checks)

@@ -135,6 +135,17 @@ async def test_a_watch_that_ends_before_the_connection_leaves_nothing_behind() -
     await pc.close()
 
 
+async def test_a_watch_may_last_as_long_as_a_call_does() -> None:
+    a, b = Connection(True), Connection(False)
+    watched = watch(a).start()
+    await connect(a, b)
+    watched.stop()
+    await asyncio.gather(a.close(), b.close())
+    watched.stop()
+    assert steps(watched)[-1] is Step.CONNECTED
+    assert "close" not in vars(a)
+
+
 def test_other_objects_are_refused_at_once() -> None:
     with pytest.raises(TypeError):
         watch("a peer connection")

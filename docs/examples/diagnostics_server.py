@@ -17,8 +17,7 @@ from aiohttp import web
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 
 from natprobe import Report
-from natprobe.webrtc import explain, ice_stats, watch
-from natprobe.webrtc.watching import Watch
+from natprobe.webrtc import Watch, explain, ice_stats, watch
 
 
 @dataclass
@@ -44,7 +43,8 @@ class Server:
         pc = RTCPeerConnection(self._config)
         self._stack.push_async_callback(pc.close)
         # From before the candidates are gathered: which server was slow, or refused, cannot be learned later.
-        watched = await self._stack.enter_async_context(watch(pc, mine=self._mine, theirs=report))
+        watched = watch(pc, mine=self._mine, theirs=report).start()
+        self._stack.callback(watched.stop)
         self._peers.append(Peer(pc, watched, report))
         await pc.setRemoteDescription(RTCSessionDescription(told["sdp"], told["type"]))
         await pc.setLocalDescription(await pc.createAnswer())

@@ -14,8 +14,7 @@ import sys
 from contextlib import aclosing
 from typing import Any
 
-from natprobe.webrtc import Preflight, preflight_events
-from natprobe.webrtc.readiness import Finished, NatClassified, Readiness, ServerChecked
+from natprobe.webrtc import Finished, NatClassified, Preflight, Readiness, ServerChecked, preflight_events
 
 
 async def check(config: Any) -> Preflight:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from io import FileIO
 from pathlib import Path
+from typing import Any
 
 from natprobe.errors import CannotRun, MalformedReport
 from natprobe.report import Report
@@ -89,6 +90,26 @@ def same_file(one: str | None, other: str | None) -> bool:
     with suppress(OSError, ValueError):
         return os.path.realpath(one) == os.path.realpath(other) and not Path(one).is_char_device()
     return False
+
+
+def read_json(path: str) -> Any:
+    """Return what the JSON in a file, or on stdin where ``path`` is "-", stands for.
+
+    Raises CannotRun where it cannot be read, ValueError where it is no JSON; neither quotes it, for it may be secret.
+    """
+    name = "stdin" if path == STDIO else path
+    try:
+        data = _read(path)
+    except (OSError, ValueError) as wrong:
+        raise CannotRun(f"cannot read {name}: {_why(wrong)}") from None
+    try:
+        return json.loads(data.decode(json.detect_encoding(data)))
+    except UnicodeDecodeError:
+        raise ValueError(f"{name} is neither UTF-8 nor UTF-16") from None
+    except json.JSONDecodeError as wrong:
+        raise ValueError(f"{name} is no JSON: {wrong.msg}, line {wrong.lineno}") from None
+    except RecursionError:
+        raise ValueError(f"{name} is no JSON that natprobe reads: it is nested too deeply") from None
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,8 +29,14 @@ def add_to(app: typer.Typer) -> None:
 
 
 def turn(
-    url: Annotated[list[str], typer.Argument(metavar="URL", help="stun:, stuns:, turn: or turns:, then HOST[:PORT].")],
+    url: Annotated[
+        list[str] | None, typer.Argument(metavar="URL", help="stun:, stuns:, turn: or turns:, then HOST[:PORT].")
+    ] = None,
     *,
+    config: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="ICE servers with their credentials, as JSON of any form; - is stdin."),
+    ] = None,
     username: Annotated[
         str | None, typer.Option(metavar="U", help="For TURN.", envvar="NATPROBE_TURN_USERNAME")
     ] = None,
@@ -54,13 +61,31 @@ def turn(
     from natprobe.webrtc import check_ice_servers
 
     username, password = _credentials(username, password, secret)
-    servers = [{"urls": url, "username": username, "credential": password}]
+    servers = [
+        *_configured(config),
+        *({"urls": one, "username": username, "credential": password} for one in url or []),
+    ]
+    if not (url or config):
+        raise typer.BadParameter("Missing argument: a URL, or --config FILE")
     versions = [version for version, chosen in ((4, ipv4), (6, ipv6)) if chosen] or [4, 6]
     limit = _seconds(timeout)
     checks = run(check_ice_servers(servers, depth=_depth(depth), timeout=limit, versions=versions))
-    emit(_json(checks) if json else "".join(map(_lines, checks)))
+    emit(_json(checks) if json else "".join(map(_lines, _warning_once(checks))))
     if not all(check.usable for check in checks):
         raise typer.Exit(NOT_DETERMINED)
+
+
+def _configured(path: str | None) -> list[Any]:
+    """Return the ICE servers in a file."""
+    if path is None:
+        return []
+    from natprobe.cli.files import read_json
+    from natprobe.webrtc.configuration import read_ice_servers
+
+    try:
+        return read_ice_servers(read_json(path))
+    except (TypeError, ValueError) as wrong:
+        raise typer.BadParameter(str(wrong), param_hint="--config") from None
 
 
 def _credentials(username: str | None, password: str | None, secret: str | None) -> tuple[str | None, str | None]:
@@ -94,8 +119,18 @@ def _seconds(text: str) -> float:
 def _json(checks: Iterable[IceServerCheck]) -> str:
     from json import dumps
 
-    document = {"schema": "natprobe.ice-servers/1", "version": VERSION, "checks": [c.to_json() for c in checks]}
+    from natprobe.webrtc.outcome import CHECKS_SCHEMA
+
+    document = {"schema": CHECKS_SCHEMA, "version": VERSION, "checks": [c.to_json() for c in checks]}
     return dumps(document, indent=2) + "\n"
+
+
+def _warning_once(checks: Iterable[IceServerCheck]) -> Iterator[IceServerCheck]:
+    """Yield the checks with each warning about aiortc at the first of them alone."""
+    said: set[str | None] = set()
+    for check in checks:
+        yield replace(check, unsupported_by_aiortc=None) if check.unsupported_by_aiortc in said else check
+        said.add(check.unsupported_by_aiortc)
 
 
 def _lines(check: IceServerCheck) -> str:

@@ -21,8 +21,9 @@ import msgspec
 from aioice import Candidate, Connection
 
 from natprobe.report import Report
+from natprobe.webrtc.configuration import read_ice_servers
 from natprobe.webrtc.diagnosis import explain, ice_stats
-from natprobe.webrtc.ice_servers import IceServer, read_ice_servers
+from natprobe.webrtc.ice_servers import IceServer
 from natprobe.webrtc.internals import fast_failure, transports
 from natprobe.webrtc.watching import watch
 

@@ -16,17 +16,35 @@ if TYPE_CHECKING:
     from natprobe.webrtc.ice_servers import timed_credentials
     from natprobe.webrtc.outcome import Depth, IceServerCheck, IceServerState
     from natprobe.webrtc.preparing import preflight, preflight_events
-    from natprobe.webrtc.readiness import Preflight
-    from natprobe.webrtc.watching import watch
+    from natprobe.webrtc.readiness import (
+        Agent,
+        Finished,
+        NatClassified,
+        NatTested,
+        Preflight,
+        Readiness,
+        ServerChecked,
+    )
+    from natprobe.webrtc.steps import Step
+    from natprobe.webrtc.watching import Event, Watch, watch
 
 __all__ = [
+    "Agent",
     "Cause",
     "Depth",
+    "Event",
     "Explanation",
     "Finding",
+    "Finished",
     "IceServerCheck",
     "IceServerState",
+    "NatClassified",
+    "NatTested",
     "Preflight",
+    "Readiness",
+    "ServerChecked",
+    "Step",
+    "Watch",
     "check_ice_servers",
     "choose_ice_servers",
     "explain",
@@ -45,8 +63,12 @@ _HOMES = {
     "ice_servers": ("timed_credentials",),
     "outcome": ("Depth", "IceServerCheck", "IceServerState"),
     "preparing": ("preflight", "preflight_events"),
-    "readiness": ("Preflight",),
-    "watching": ("watch",),
+    "readiness": (
+        *("Agent", "Finished", "NatClassified", "NatTested"),
+        *("Preflight", "Readiness", "ServerChecked"),
+    ),
+    "steps": ("Step",),
+    "watching": ("Event", "Watch", "watch"),
 }
 
 

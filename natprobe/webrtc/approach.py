@@ -1,68 +1,19 @@
-"""The way to a server: its name's addresses, the connection, TLS; and on which step it ended."""
+"""The way to a server: the connection, TLS; and on which step it ended."""
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
 
-from natprobe.endpoint import Address, Endpoint
-from natprobe.errors import AddressBusy, CannotRun, NameNotFound, NoRoute
+from natprobe.endpoint import Endpoint
+from natprobe.errors import AddressBusy, CannotRun
 from natprobe.network import Rejection, Stream
 from natprobe.sockets import HostNetwork, start_tls
 from natprobe.webrtc import certificate
 from natprobe.webrtc.ice_servers import IceUrl
 from natprobe.webrtc.link import DatagramLink, Link, StreamLink, refusal
 from natprobe.webrtc.outcome import IceServerState, Unusable
-
-
-async def endpoints(network: HostNetwork, url: IceUrl, versions: Sequence[int]) -> list[Endpoint]:
-    """Return where the URL's server is: one endpoint for each IP version. Raises Unusable where there is none."""
-    found = await _addresses(network, url.host, url.port, versions)
-    routes = [await _route(network, endpoint) for endpoint in found]
-    reachable = [route for route in routes if isinstance(route, Endpoint)]
-    if not reachable:
-        raise Unusable(IceServerState.UNREACHABLE, str(routes[0]))
-    return reachable
-
-
-async def _addresses(network: HostNetwork, host: str, port: int, versions: Sequence[int]) -> list[Endpoint]:
-    with suppress(ValueError):
-        literal = Endpoint.of(host, port)
-        if literal.version not in versions:
-            raise Unusable(IceServerState.DNS, f"{host} is an IPv{literal.version} address")
-        return [literal]
-    results = await asyncio.gather(*(_first_address(network, host, version) for version in versions))
-    found = [Endpoint(result, port) for result in results if not isinstance(result, str)]
-    if not found:
-        raise Unusable(IceServerState.DNS, str(results[0]))
-    return found
-
-
-async def _first_address(network: HostNetwork, host: str, version: int) -> Address | str:
-    """Return the first address of a name, or why there is none."""
-    try:
-        return (await network.resolve(host, version))[0]
-    except NameNotFound as none:
-        return _told(none)
-
-
-async def _route(network: HostNetwork, remote: Endpoint) -> Endpoint | str:
-    """Return ``remote`` if this host has a route there, else why not. Raises Unusable where nothing can be checked."""
-    try:
-        await network.source_for(remote)
-    except NoRoute as none:
-        return _told(none)
-    except AddressBusy as here:
-        raise Unusable(IceServerState.NOT_CHECKED, str(here)) from None
-    return remote
-
-
-def _told(failure: CannotRun) -> str:
-    """Return what is in the way, and what to do about it where that is known."""
-    return f"{failure}: {failure.advice}" if failure.advice else str(failure)
 
 
 class Approach:
@@ -105,7 +56,7 @@ class Approach:
         self.silence = Unusable(IceServerState.TIMEOUT, "connected over TCP, but the TLS handshake is not answered")
         assert self._tls is not None
         try:
-            self._note_certificate(await start_tls(stream, self._tls, self._url.host))
+            self._note_certificate(await start_tls(stream, self._tls, self._url.server_name))
         except OSError as failure:
             raise await self._tls_failure(failure) from None
 
@@ -114,9 +65,9 @@ class Approach:
         if not isinstance(failure, ssl.SSLError) or isinstance(failure, (ssl.SSLEOFError, ssl.SSLZeroReturnError)):
             return Unusable(IceServerState.CLOSED, "the connection was closed in the TLS handshake")
         if isinstance(failure, ssl.SSLCertVerificationError):
-            self.silence = Unusable(IceServerState.TLS, certificate.words(failure, None, self._url.host))
+            self.silence = Unusable(IceServerState.TLS, certificate.words(failure, None, self._url.server_name))
             await self._look_at_certificate()
-        return Unusable(IceServerState.TLS, certificate.words(failure, self.not_after, self._url.host))
+        return Unusable(IceServerState.TLS, certificate.words(failure, self.not_after, self._url.server_name))
 
     async def _look_at_certificate(self) -> None:
         """Connect again, trusting everybody, and send nothing: what is refused cannot be read otherwise."""
@@ -128,7 +79,7 @@ class Approach:
             if isinstance(stream, Rejection):
                 return
             try:
-                self._note_certificate(await start_tls(stream, trusting, self._url.host))
+                self._note_certificate(await start_tls(stream, trusting, self._url.server_name))
             finally:
                 stream.close()
 

@@ -18,11 +18,14 @@ from natprobe.endpoint import Endpoint, Scope, is_narrower
 from natprobe.errors import CannotRun, MalformedMessage
 from natprobe.sockets import HostNetwork
 from natprobe.stun import request
-from natprobe.webrtc.approach import Approach, endpoints
+from natprobe.webrtc.agent import passed_over_by_aiortc, wrong_address
+from natprobe.webrtc.approach import Approach
+from natprobe.webrtc.configuration import read_ice_servers
 from natprobe.webrtc.control import Control
 from natprobe.webrtc.echo import echo, permit_own, refuse_unreachable
-from natprobe.webrtc.ice_servers import IceServer, passed_over_by_aiortc, read_ice_servers
+from natprobe.webrtc.ice_servers import IceServer, IceUrl
 from natprobe.webrtc.link import Link
+from natprobe.webrtc.names import Name, Silent, why_unreachable
 from natprobe.webrtc.outcome import Depth, IceServerCheck, IceServerState, Unusable
 from natprobe.webrtc.phrases import error_words
 from natprobe.webrtc.quota import Quota
@@ -52,7 +55,7 @@ _T = TypeVar("_T")
 
 
 async def check_ice_servers(
-    servers: Iterable[Any],
+    servers: Any,
     *,
     depth: Depth | str = Depth.ECHO,
     timeout: float = TIMEOUT,  # noqa: ASYNC109 - no limit around the call: each check has its own and ends well
@@ -61,10 +64,12 @@ async def check_ice_servers(
 ) -> tuple[IceServerCheck, ...]:
     """Check every URL of ``servers`` over every one of the IP versions, all at once, for at most ``timeout`` seconds.
 
-    ``servers`` are RTCIceServer objects of aiortc's, mappings in the shape of the W3C's RTCIceServer, or URLs. ``tls``
-    says whom to trust in place of the system's authorities. The checks come in the order of the URLs, IPv4 first; a
-    version in which a host has no address, or this host no route, is left out if there is another. A server whose
-    answers take long gets twelve round trips, but at most four times ``timeout``.
+    ``servers`` are RTCIceServer objects of aiortc's, mappings in the shape of the W3C's RTCIceServer, URLs, or a whole
+    configuration: an RTCConfiguration, its mapping, what a vendor's API answers, the same as JSON text. ``tls`` says
+    whom to trust in place of the system's authorities. The checks come in the order of the URLs, and for each URL in
+    the order in which the system gives the addresses of its host; a version in which a host has no address, or this
+    host no route, is left out if there is another. A server whose answers take long gets twelve round trips,
+    but at most four times ``timeout``.
 
     Raises ValueError for a malformed URL or an unknown depth, TypeError for what is no ICE server. A server that cannot
     be used is no error: it is what the checks tell.
@@ -106,31 +111,63 @@ class _Order:
 
 
 async def _check_url(server: IceServer, passed_over: str | None, order: _Order) -> list[IceServerCheck]:
-    """Check one URL in every IP version that it can be reached in."""
+    """Check one URL at every address of its host, in the system's order."""
     deadline = asyncio.get_running_loop().time() + order.timeout * _ASKING
-
-    def outcome(unusable: Unusable) -> list[IceServerCheck]:
-        found = (unusable.state, unusable.reason, server.username, passed_over)
-        return [IceServerCheck(url.text, url.transport, None, *found)]
-
     url = server.url
-    if url.transport == "dtls" or server.credential_type != "password":
-        what = "TURN over DTLS" if url.transport == "dtls" else f"credentials of type {server.credential_type}"
-        return outcome(Unusable(IceServerState.NOT_CHECKED, f"natprobe cannot check {what}"))
-    if url.secure and order.no_tls:
-        return outcome(Unusable(IceServerState.NOT_CHECKED, order.no_tls))
-    if url.relay and (name := _not_utf8(server)):
-        return outcome(
-            Unusable(IceServerState.NOT_CHECKED, f"the {name} is not UTF-8, which TURN wants (RFC 8489 §14.3)")
+    if why := _why_not_checked(server, order):
+        found = [_unusable(url, None, Unusable(IceServerState.NOT_CHECKED, why))]
+    else:
+        found = await _check_host(server, order, deadline)
+    wrong = passed_over or wrong_address(url, found)
+    return [
+        replace(
+            check,
+            username=server.username,
+            mark=server.mark,
+            unsupported_by_aiortc=check.unsupported_by_aiortc or wrong,
         )
+        for check in found
+    ]
+
+
+async def _check_host(server: IceServer, order: _Order, deadline: float) -> list[IceServerCheck]:
+    """Check one URL in every IP version; each goes on by itself, whatever the name servers do with the other."""
+    url, name = server.url, Name(order.network, server.url.host, order.versions)
+
+    async def check(version: int) -> list[IceServerCheck] | Unusable:
+        try:
+            remotes = await name.endpoints(version, url.port, deadline)
+        except Unusable as unusable:
+            return unusable
+        return await _together(_Check(server, order, remote, deadline).run() for remote in remotes)
+
     try:
-        async with asyncio.timeout_at(deadline):
-            remotes = await endpoints(order.network, url, order.versions)
-    except Unusable as unusable:
-        return outcome(unusable)
-    except TimeoutError:
-        return outcome(Unusable(IceServerState.DNS, f"no name server has answered for {url.host}"))
-    return await _together(_Check(server, passed_over, order, remote, deadline).run() for remote in remotes)
+        results = dict(zip(order.versions, await _together(map(check, order.versions)), strict=True))
+    finally:
+        name.close()
+    checks = [check for found in results.values() if not isinstance(found, Unusable) for check in found]
+    checks.sort(key=lambda check: name.position(check.address.address) if check.address else 0)
+    failed = [(version, found) for version, found in results.items() if isinstance(found, Unusable)]
+    if not checks:
+        return [_unusable(url, None, why_unreachable([unusable for _, unusable in failed], url.host))]
+    return checks + [_unusable(url, version, found) for version, found in failed if isinstance(found, Silent)]
+
+
+def _unusable(url: IceUrl, version: int | None, unusable: Unusable) -> IceServerCheck:
+    return IceServerCheck(url.text, url.transport, version, unusable.state, unusable.reason)
+
+
+def _why_not_checked(server: IceServer, order: _Order) -> str | None:
+    """Return why natprobe, or this environment, cannot check a server; None where it can."""
+    if server.url.transport == "dtls":
+        return "natprobe cannot check TURN over DTLS"
+    if server.credential_type != "password":
+        return f"natprobe cannot check credentials of type {server.credential_type}"
+    if server.url.secure and order.no_tls:
+        return order.no_tls
+    if server.url.relay and (name := _not_utf8(server)):
+        return f"the {name} is not UTF-8, which TURN wants (RFC 8489 §14.3)"
+    return None
 
 
 def _not_utf8(server: IceServer) -> str | None:
@@ -146,9 +183,7 @@ def _not_utf8(server: IceServer) -> str | None:
 class _Check:
     """One check under way: what has been learnt."""
 
-    def __init__(
-        self, server: IceServer, passed_over: str | None, order: _Order, remote: Endpoint, deadline: float
-    ) -> None:
+    def __init__(self, server: IceServer, order: _Order, remote: Endpoint, deadline: float) -> None:
         self._server = server
         self._url = server.url
         self._order = order
@@ -164,11 +199,7 @@ class _Check:
         self._reached: Depth | None = None
         self._done = False
         self._notes: list[str] = []
-        self._found: dict[str, Any] = {
-            "username": server.username,
-            "unsupported_by_aiortc": passed_over,
-            "address": remote,
-        }
+        self._found: dict[str, Any] = {"address": remote}
 
     async def run(self) -> IceServerCheck:
         """Check, within the deadline and a little, and tell what came of it."""
@@ -181,7 +212,7 @@ class _Check:
         except Unusable as unusable:
             state, reason = self._silence() if unusable.state is IceServerState.TIMEOUT else unusable.outcome
         except TurnRefusal as refused:
-            state, reason = judge_refusal(refused, self._server, self._remote)
+            state, reason = self._judged(refused)
         except MalformedMessage as wrong:
             state, reason = IceServerState.ERROR, wrong.reason
         except (CannotRun, OSError) as here:
@@ -200,8 +231,13 @@ class _Check:
         if self._done:
             return IceServerState.OK, None
         if self._refused:
-            return judge_refusal(self._refused, self._server, self._remote)
+            return self._judged(self._refused)
         return self._silence()
+
+    def _judged(self, refused: TurnRefusal) -> tuple[IceServerState, str]:
+        """Return what a refusal means, and keep its code."""
+        self._found["code"] = refused.code
+        return judge_refusal(refused, self._server, self._remote)
 
     def _silence(self) -> tuple[IceServerState, str | None]:
         """Return what it means that no answer came, or not the last one."""
@@ -210,7 +246,7 @@ class _Check:
             return self._approach.silence.outcome
         if link.unsigned and link.unsigned.error:
             refused = TurnRefusal(Method(link.unsigned.method), link.unsigned, signed=False)
-            return judge_refusal(refused, self._server, self._remote)
+            return self._judged(refused)
         if link.slow and link.rtt:
             took = f"not finished within {self._order.timeout:g} s: an answer takes {link.rtt:.1f} s; "
             return IceServerState.TIMEOUT, took + "ask again with a longer time (--timeout)"
@@ -304,6 +340,7 @@ class _Check:
         self._found["software"] = software_of(reply)
         if reply.error:
             code, phrase = reply.error
+            self._found["code"] = code
             hint = ": it answers a Binding request only with credentials (coturn: secure-stun)" if code == 401 else ""
             raise Unusable(STATES.get(code, IceServerState.ERROR), error_words(code, phrase) + hint)
         refuse_unknown(reply)

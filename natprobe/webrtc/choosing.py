@@ -3,53 +3,83 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from natprobe.webrtc.ice_servers import IceUrl, passed_over_by_aiortc, split_ice_servers
+from natprobe.webrtc.agent import passed_over_by_aiortc, pinned, serves_aiortc
+from natprobe.webrtc.configuration import Given, split_ice_servers
+from natprobe.webrtc.ice_servers import IceServer
 from natprobe.webrtc.outcome import IceServerCheck
 
 _TRANSPORTS = ("udp", "tcp", "tls", "dtls")
 
 
-def choose_ice_servers(servers: Iterable[Any], checks: Iterable[IceServerCheck]) -> list[Any]:
+def choose_ice_servers(servers: Any, checks: Iterable[IceServerCheck]) -> list[Any]:
     """Return the servers to give to aiortc: the best STUN and the best TURN server first, then the rest of the usable.
 
     aiortc uses the first URL of each kind alone, and waits 5 s for one that is dead. So what was found unusable is left
     out, and so is what aiortc cannot use or would refuse. Better is UDP before TCP before TLS, then the nearer.
-    Each comes back in the form in which it was given (RTCIceServer, mapping, text), with one URL.
+    ``servers`` and ``checks`` are what `check_ice_servers` was given and what it returned, in its order. Each server
+    comes back in the form in which it was given (RTCIceServer, mapping, text), with one URL. Where aiortc may take a
+    dead address of a name, the URL comes back with a good address in place of the name, or not at all over TLS.
     """
-    best = _best(checks)
-    found = []
-    for server, entry in split_ice_servers(servers):
-        check = best.get((server.url.text, server.username))
-        if check and passed_over_by_aiortc([server]) == [None]:
-            found.append((_rank(check), server.url, entry))
-    found.sort(key=lambda one: one[0])
-    kinds = [[one for one in found if one[1].relay is relay] for relay in (False, True)]
-    first = [one for kind in kinds for one in kind[:1]]
-    rest = [one for one in found if one not in first]
-    return [_with_url(entry, url) for _, url, entry in first + rest]
+    chosen = choose(list(split_ice_servers(servers)), list(checks))
+    return [_with_url(choice.entry, choice.server, choice.url) for choice in chosen]
 
 
-def _best(checks: Iterable[IceServerCheck]) -> Mapping[tuple[str, str | None], IceServerCheck]:
-    """Return for each URL and user the best of the checks that found it usable.
+@dataclass(frozen=True, slots=True, eq=False)
+class Choice:
+    """A server to give to aiortc, how good it is, and the URL to give, which may have an address in place of a name."""
 
-    aiortc asks STUN servers over IPv4 alone, and goes to no alternate server.
+    rank: tuple[bool, int, float]
+    url: str
+    server: IceServer
+    entry: Any
+
+
+def choose(given: Sequence[Given], checks: Sequence[IceServerCheck]) -> list[Choice]:
+    """Return the usable servers as `choose_ice_servers` orders them."""
+    found = [choice for one in given if (choice := _choice(one, _checks_of(one.server, given, checks)))]
+    found.sort(key=lambda choice: choice.rank)
+    kinds = [[choice for choice in found if choice.server.url.relay is relay] for relay in (False, True)]
+    first = [choice for kind in kinds for choice in kind[:1]]
+    return first + [choice for choice in found if choice not in first]
+
+
+def _checks_of(server: IceServer, given: Sequence[Given], checks: Sequence[IceServerCheck]) -> list[IceServerCheck]:
+    """Return the checks of a server: those made with its URL and with its very credentials.
+
+    What does not say with which (a check read from elsewhere) is told by the URL and the username alone.
     """
-    usable = (c for c in checks if c.usable and not c.alternate and (c.family == 4 or IceUrl.parse(c.url).relay))
-    return {(check.url, check.username): check for check in sorted(usable, key=_rank, reverse=True)}
+    marks = {server.mark for server, _ in given}
+    own = [check for check in checks if check.url == server.url.text]
+    return [c for c in own if (c.mark == server.mark if c.mark in marks else c.username == server.username)]
 
 
-def _rank(check: IceServerCheck) -> tuple[int, float]:
-    return _TRANSPORTS.index(check.transport), check.rtt_ms or 0.0
+def _choice(given: Given, checks: Sequence[IceServerCheck]) -> Choice | None:
+    server = given.server
+    if passed_over_by_aiortc([server]) != [None]:
+        return None
+    url = server.url.text if serves_aiortc(server.url, checks) else pinned(server.url, checks)
+    return Choice(min(_rank(check) for check in checks if check.serves_aiortc), url, *given) if url else None
 
 
-def _with_url(entry: Any, url: IceUrl) -> Any:
-    if isinstance(entry, str):
-        return url.text
+def _rank(check: IceServerCheck) -> tuple[bool, int, float]:
+    """Return how good a server is, the less the better; one that was tested to the end comes first."""
+    return not check.confirmed, _TRANSPORTS.index(check.transport), check.rtt_ms or 0.0
+
+
+def _with_url(entry: Any, server: IceServer, url: str) -> Any:
+    """Return the entry with one URL, under the names that agents of today know."""
+    if isinstance(entry, (str, bytes)):
+        return url
     if isinstance(entry, Mapping):
-        return {**entry, "urls": url.text}
+        kept = {name: value for name, value in entry.items() if name not in ("url", "password")}
+        return kept | {"urls": url} | ({"credential": server.credential} if server.credential is not None else {})
     chosen = copy.copy(entry)
-    chosen.urls = url.text
+    try:
+        chosen.urls = url
+    except AttributeError:  # as in LiveKit's protocol buffers, where a list cannot be set
+        return {"urls": url, "username": server.username, "credential": server.credential}
     return chosen

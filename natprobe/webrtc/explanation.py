@@ -13,9 +13,10 @@ from natprobe.inference import Profile
 from natprobe.report import Report
 from natprobe.traversal.judging import PathPrediction
 from natprobe.traversal.model import Traversal
+from natprobe.webrtc.connected import closed_early, connected, consent_lost, in_doubt
 from natprobe.webrtc.findings import Cause, Explanation, Finding
 from natprobe.webrtc.ice import CandidatePair, CandidateType, IceTransport, PairState, TransportState
-from natprobe.webrtc.knowledge import Knowledge
+from natprobe.webrtc.knowledge import Knowledge, sides
 
 
 def explain_transports(transports: Sequence[IceTransport], known: Knowledge) -> Explanation:
@@ -29,59 +30,15 @@ def explain_transports(transports: Sequence[IceTransport], known: Knowledge) -> 
 
 def _explain(transport: IceTransport, known: Knowledge) -> list[Finding]:
     if transport.consent_lost:
-        return [_consent_lost(transport)]
+        return [consent_lost(transport)]
     if transport.selected:
-        return [_connected(transport, transport.selected, known)]
+        return [*in_doubt(transport, transport.selected), connected(transport, transport.selected, known)]
     if transport.state is TransportState.CLOSED:
-        return [_closed_early(transport), *_nats(transport, known, [])]
+        return [closed_early(transport), *_nats(transport, known, [])]
     if transport.state is TransportState.NEW:
         return [_not_started(transport), *_why_not(transport, known)]
     found = [*_why_not(transport, known), *_unfinished(transport)]
     return found or [_undetermined(transport)]
-
-
-# --- connected --------------------------------------------------------------------------------------------------------
-
-
-def _consent_lost(transport: IceTransport) -> Finding:
-    reason = f"the peer stopped answering over {transport.selected}: its consent has expired (RFC 7675 §5.1)"
-    advice = "The path or the peer went away while it was in use: make a new connection."
-    return Finding(Cause.CONSENT_LOST, Certainty.CONFIRMED, reason, advice)
-
-
-def _closed_early(transport: IceTransport) -> Finding:
-    tried = f"{len(transport.pairs)} pairs were tried" if transport.pairs else "nothing was tried"
-    reason = f"it was closed before it was connected: {tried}; what else it knew of its candidates went with it"
-    return Finding(Cause.CLOSED, Certainty.CONFIRMED, reason, "Ask before it is closed.")
-
-
-def _connected(transport: IceTransport, pair: CandidatePair, known: Knowledge) -> Finding:
-    if transport.state is TransportState.CLOSED:
-        return Finding(Cause.CLOSED, Certainty.CONFIRMED, f"it was connected over {pair}, and was closed on this side")
-    if not pair.relayed:
-        return Finding(Cause.DIRECT, Certainty.CONFIRMED, f"connected directly over {pair}")
-    return _relayed(transport, pair, known)
-
-
-def _relayed(transport: IceTransport, pair: CandidatePair, known: Knowledge) -> Finding:
-    via = f"connected through a relay, {pair}"
-    if transport.relay_only:
-        return Finding(Cause.RELAYED, Certainty.CONFIRMED, f"{via}: this side is told to use relays only")
-    though = Cause.RELAYED_THOUGH_DIRECT
-    advice = "The agent takes the first pair that answers: connect again, or offer the relay a little later."
-    for other in transport.pairs:
-        if other.state is PairState.SUCCEEDED and not other.relayed:
-            return Finding(though, Certainty.CONFIRMED, f"{via}, though {other} answered as well", advice)
-    path = known.path
-    if path and path.outcome is Traversal.DIRECT:
-        return Finding(though, path.certainty, f"{via}, though {_sides(path)}", advice)
-    if path and path.outcome is not Traversal.UNKNOWN:
-        return Finding(Cause.RELAYED, path.certainty, f"{via}: {_sides(path)}", path.advice)
-    return Finding(Cause.RELAYED, Certainty.CONFIRMED, f"{via}; no direct pair has answered")
-
-
-def _sides(path: PathPrediction) -> str:
-    return f"{path.reason} (A is this side, B its peer)"
 
 
 # --- not connected ----------------------------------------------------------------------------------------------------
@@ -144,6 +101,8 @@ def _blocked(known: Knowledge) -> Iterator[Finding]:
     """Tell of each side whose report says that UDP does not get out."""
     for whose, report in (("this side's", known.mine), ("the peer's", known.theirs)):
         verdicts = [profile.reachable for profile in _udp(report)]
+        if report is known.mine and known.answered_over_udp():
+            continue  # a server has answered over UDP since
         if verdicts and all(verdict.value is False for verdict in verdicts):
             reason = f"{whose} network lets no UDP out: {verdicts[0].reason}"
             advice = "Give that side a TURN server over TLS on port 443 (turns:...:443?transport=tcp)."
@@ -161,15 +120,26 @@ def _turn(transport: IceTransport, known: Knowledge) -> Iterator[Finding]:
         return
     why = _server_fault(transport, url, known)
     if why:
-        yield Finding(Cause.TURN_FAILED, Certainty.CONFIRMED, f"{url} gave no relayed address: {why}")
-        return
-    if known.found_usable(url):
+        advice = _give_another(url, known)
+    elif known.found_usable(url, transport.turn_mark):
         advice = (
             "It was usable when it was checked: see which credentials the agent was given, and that they still hold."
         )
     else:
         advice = "aioice does not tell why: check_ice_servers does, and so does a watch around the gathering."
-    yield Finding(Cause.TURN_FAILED, Certainty.CONFIRMED, f"{url} gave no relayed address", advice)
+    reason = f"{url} gave no relayed address{f': {why}' if why else ''}"
+    yield Finding(Cause.TURN_FAILED, Certainty.CONFIRMED, reason, advice)
+
+
+def _give_another(url: str | None, known: Knowledge) -> str:
+    """Advise to use a TURN server that was found usable, if there is one."""
+    other = known.other_relay(url)
+    return f"{other} works; aiortc uses the first TURN URL alone: choose_ice_servers puts it first." if other else ""
+
+
+def _unused_relay(transport: IceTransport, known: Knowledge) -> str:
+    """Advise to use a TURN server that was found usable, where the agent has got no relay."""
+    return "" if transport.has_local(CandidateType.RELAY) else _give_another(transport.turn, known)
 
 
 def _stun(transport: IceTransport, known: Knowledge) -> Iterator[Finding]:
@@ -180,20 +150,40 @@ def _stun(transport: IceTransport, known: Knowledge) -> Iterator[Finding]:
     why = _server_fault(transport, url, known)
     got_none = f"{url} told this side no external address"
     profiles = _udp(known.mine)
-    if any(profile.reachable.value for profile in profiles):
-        named = f": {why}" if why else ", though UDP gets out: the server is down, or its name or port is wrong"
-        yield Finding(Cause.STUN_FAILED, Certainty.CONFIRMED, got_none + named)
-    elif why and "no answer" not in why:
+    gets_out = _udp_gets_out(transport, url, known)
+    if gets_out and _is_silent(why):
+        reason = f"{got_none}, though UDP gets out ({gets_out}): the server is down, or its name or port is wrong"
+        yield Finding(Cause.STUN_FAILED, Certainty.CONFIRMED, reason, _CHOOSE_STUN if known.servers else "")
+    elif why and not _is_silent(why):
         yield Finding(Cause.STUN_FAILED, Certainty.CONFIRMED, f"{got_none}: {why}")
-    elif not profiles and transport.has_local(CandidateType.RELAY) and (transport.turn or "").endswith("udp"):
-        yield Finding(Cause.STUN_FAILED, Certainty.CONFIRMED, f"{got_none}, though UDP gets out to {transport.turn}")
     elif not profiles:
         reason = f"{got_none}, and no other server was reached over UDP: UDP out is blocked, or the server is down"
         yield Finding(Cause.UDP_BLOCKED, Certainty.LIKELY, reason, "natprobe.classify tells which of the two it is.")
 
 
+_CHOOSE_STUN = "choose_ice_servers leaves it out."
+
+
+def _udp_gets_out(transport: IceTransport, url: str, known: Knowledge) -> str | None:
+    """Return what shows that UDP gets out of this side's network; None if nothing does."""
+    if any(profile.reachable.value for profile in _udp(known.mine)):
+        return "this side's report says so"
+    if transport.has_local(CandidateType.RELAY) and (transport.turn or "").endswith("udp"):
+        return f"{transport.turn} gave a relayed address"
+    answered = known.answered_over_udp(url)
+    return f"{answered} answered" if answered else None
+
+
+def _is_silent(why: str | None) -> bool:
+    """Whether nothing is known of a server but that it did not answer."""
+    return why is None or "no answer" in why
+
+
 def _server_fault(transport: IceTransport, url: str, known: Knowledge) -> str | None:
-    return known.says_of(url) or dict(transport.failures).get(url)
+    """Return what the agent met, or else what the checks say."""
+    mark = transport.turn_mark if url == transport.turn else None
+    fault = known.fault_of(url, mark)
+    return (fault and fault.reason) or dict(transport.failures).get(url)
 
 
 def _relay(transport: IceTransport, known: Knowledge) -> Iterator[Finding]:
@@ -203,9 +193,15 @@ def _relay(transport: IceTransport, known: Knowledge) -> Iterator[Finding]:
         return
     ours = transport.has_local(CandidateType.RELAY)
     whose = transport.turn if ours else "the peer's TURN server"
-    why = known.says_of(transport.turn) if ours and transport.turn else None
+    fault = known.fault_of(transport.turn, transport.turn_mark) if ours and transport.turn else None
+    why = fault and fault.reason
     reason = f"{whose} gave a relayed address but relayed nothing: all {len(relayed)} pairs over it failed"
-    advice = "Its rules on peers (denied-peer-ip), or a firewall before its relay ports; check_ice_servers tells which."
+    if ours and transport.turn and known.found_usable(transport.turn, transport.turn_mark):
+        advice = "It relayed when it was checked: its rules deny this peer (denied-peer-ip), or the peer is gone."
+    else:
+        advice = (
+            "Its rules on peers (denied-peer-ip), or a firewall before its relay ports; check_ice_servers tells which."
+        )
     yield Finding(Cause.RELAY_SILENT, Certainty.CONFIRMED, f"{reason}: {why}" if why else reason, advice)
 
 
@@ -230,13 +226,14 @@ def _nats(transport: IceTransport, known: Knowledge, servers: Sequence[Finding])
     blocked = any(finding.cause is Cause.UDP_BLOCKED for finding in servers)
     if path and path.outcome in _CAUSES:
         if not blocked:  # which has been said, and is all the reason there is
-            yield Finding(_CAUSES[path.outcome], path.certainty, _sides(path), path.advice)
+            advice = _unused_relay(transport, known) or path.advice
+            yield Finding(_CAUSES[path.outcome], path.certainty, sides(path), advice)
     elif not _all_failed(transport.pairs):
         return
     elif path and path.outcome is Traversal.DIRECT:
         yield _unanswered(transport, known, path)
     elif path:
-        yield Finding(Cause.UNDETERMINED, Certainty.NOT_DETERMINED, _sides(path), path.advice)
+        yield Finding(Cause.UNDETERMINED, Certainty.NOT_DETERMINED, sides(path), path.advice)
     elif not blocked and transport.state is not TransportState.CLOSED:
         yield from _without_both_reports(transport, known)
 
@@ -244,15 +241,15 @@ def _nats(transport: IceTransport, known: Knowledge, servers: Sequence[Finding])
 def _unanswered(transport: IceTransport, known: Knowledge, path: PathPrediction) -> Finding:
     """Both NATs would let the checks pass, and yet none was answered."""
     if transport.stun is None and transport.turn is None and _is_hidden(known.mine):
-        return _no_server(f"though {_sides(path)}")
+        return _no_server(f"though {sides(path)}", known)
     outside = (CandidateType.SERVER_REFLEXIVE, CandidateType.RELAY)
     if _is_hidden(known.theirs) and not any(map(transport.has_remote, outside)):
-        reason = f"the peer gave no address that can be reached from outside, though {_sides(path)}"
+        reason = f"the peer gave no address that can be reached from outside, though {sides(path)}"
         return Finding(Cause.PEER_SILENT, Certainty.CONFIRMED, reason, "Give the peer a STUN server that answers.")
     if path.certainty is Certainty.LIKELY:  # what is not sure about the path is then the likeliest cause
-        reason = f"no check was answered, though the reports let expect it: {_sides(path)}"
+        reason = f"no check was answered, though the reports let expect it: {sides(path)}"
         return Finding(Cause.TIMING, Certainty.LIKELY, reason, path.advice)
-    reason = f"no check was answered, though {_sides(path)}: the peer was not there, or its credentials are not these"
+    reason = f"no check was answered, though {sides(path)}: the peer was not there, or its credentials are not these"
     advice = "See that both connect at the same time, with the ufrag and password of each other."
     return Finding(Cause.PEER_SILENT, Certainty.LIKELY, reason, advice)
 
@@ -262,9 +259,14 @@ def _is_hidden(report: Report | None) -> bool:
     return any(profile.translated.value for profile in _udp(report))
 
 
-def _no_server(though: str) -> Finding:
+def _no_server(though: str, known: Knowledge) -> Finding:
     reason = f"this side has no STUN and no TURN server and could offer only its own addresses, {though}"
-    advice = "Give both sides a STUN server, and a TURN server for the rest."
+    usable = any(check.usable for check in known.servers)
+    advice = (
+        "Give the agent what choose_ice_servers returns: some of the servers that were checked work."
+        if usable
+        else "Give both sides a STUN server, and a TURN server for the rest."
+    )
     return Finding(Cause.NO_SERVER, Certainty.CONFIRMED, reason, advice)
 
 
@@ -285,7 +287,7 @@ def _without_both_reports(transport: IceTransport, known: Knowledge) -> Iterator
         reason = f"the peer's NAT gave it another port towards this side ({moved}) than towards its server"
         yield Finding(Cause.NAT_PAIR, Certainty.LIKELY, f"{reason}: its mapping depends on the destination", _CLASSIFY)
     elif transport.stun is None and transport.turn is None:
-        yield _no_server("and none of the peer's checks reached one of them")
+        yield _no_server("and none of the peer's checks reached one of them", known)
     elif not any(map(transport.has_remote, (CandidateType.SERVER_REFLEXIVE, CandidateType.RELAY))):
         reason = "the peer offered only its own addresses, which cannot be reached from here"
         yield Finding(Cause.PEER_SILENT, Certainty.LIKELY, reason, "Give the peer a STUN server that answers.")

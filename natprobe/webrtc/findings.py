@@ -15,6 +15,7 @@ class Cause(StrEnum):
     DIRECT = "direct"
     RELAYED = "relayed"
     RELAYED_THOUGH_DIRECT = "relayed-though-direct"
+    CONSENT_MISSED = "consent-missed"
     CONSENT_LOST = "consent-lost"
     CLOSED = "closed"
     NOT_STARTED = "not-started"

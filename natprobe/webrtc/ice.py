@@ -97,7 +97,9 @@ class IceTransport:
     ``failures`` are (URL, why) of servers that gave no candidate, known where gathering was watched.
     ``unresolved`` are names (mDNS, ``.local``) that the peer gave and that stand for no known address. A ``selected``
     pair stays after the transport has closed. ``consent_lost``: it closed because the peer no longer answered
-    (RFC 7675 §5.1), and not because the application closed it.
+    (RFC 7675 §5.1), and not because the application closed it. ``consent_misses`` are the consent checks in a row that
+    were not answered, ``unanswered_s`` the seconds since one was. ``relay_lost`` is what the system says of the way to
+    the TURN server in use. ``turn_mark`` tells the credentials used there from others (``ice_servers.mark_of``).
     """
 
     id: str
@@ -116,6 +118,10 @@ class IceTransport:
     unresolved: tuple[str, ...] = ()
     relay_only: bool = False
     consent_lost: bool = False
+    consent_misses: int = 0
+    unanswered_s: float | None = None
+    relay_lost: str | None = None
+    turn_mark: str | None = None
 
     def has_local(self, kind: CandidateType) -> bool:
         return any(candidate.type is kind for candidate in self.local)

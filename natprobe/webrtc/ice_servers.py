@@ -1,23 +1,21 @@
-"""ICE servers as applications name them: URLs (RFC 7064, RFC 7065) and credentials. Pure.
-
-An application hands over what it would give to an RTCPeerConnection: RTCIceServer objects of aiortc's, objects in the
-shape of the W3C's RTCIceServer, or plain URLs.
-"""
+"""ICE servers as natprobe has them: URLs (RFC 7064, RFC 7065) and credentials. Pure."""
 
 from __future__ import annotations
 
 import base64
 import hmac
 import re
-from collections.abc import Iterable, Iterator, Mapping
+import secrets
 from dataclasses import dataclass
 from ipaddress import AddressValueError, IPv6Address
-from typing import Any
 
-from natprobe.endpoint import split_host_port
+from natprobe.endpoint import Address, split_host_port
 
 _URL = re.compile(r"(stuns?|turns?):([^?]*)(?:\?transport=(.*))?", re.IGNORECASE)
-_HOST = re.compile(r"[^\s/@#%\\]+")
+_HOST = re.compile(r"[\w.-]+")
+_SECRET = re.compile(r"(?<=:)[^?]*@|(?<=\?)(?!transport=\w*$).*", re.IGNORECASE | re.DOTALL)
+"""What people put into a URL that may be secret: a user and a password before the host, a query."""
+_PROCESS_KEY = secrets.token_bytes(16)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,21 +36,29 @@ class IceUrl:
     def parse(cls, text: str) -> IceUrl:
         """Read a URL. Raises ValueError, with the URL and what is wrong with it."""
         found = _URL.fullmatch(text)
+        shown = _shown(text)
+        if text != text.strip():
+            raise ValueError(f"{shown} has blanks around it: take them away")
         if not found:
-            raise ValueError(f"{text!r} is no STUN or TURN URL: stun:, stuns:, turn: or turns:, then the host")
+            raise ValueError(f"{shown} is no STUN or TURN URL: stun:, stuns:, turn: or turns:, then the host")
         scheme, place, transport = found[1].lower(), found[2], found[3]
         if transport is not None and transport.lower() not in ("udp", "tcp"):
-            raise ValueError(f"{text!r}: transport is udp or tcp, not {transport!r}")
-        if place.startswith("//"):
-            raise ValueError(f"{text!r}: a host follows {scheme}: at once, without //")
-        if "@" in place:
-            raise ValueError(f"{text!r}: a username does not stand in the URL, but beside it")
-        host, port = split_host_port(place)
-        if not _HOST.fullmatch(host):
-            raise ValueError(f"{text!r}: {host!r} is no host name")
+            hint = "; TLS is asked for by turns:, without it" if transport.lower() == "tls" else ""
+            raise ValueError(f"{shown}: transport is udp or tcp{hint}")
+        try:
+            host, port = _host_and_port(scheme, place)
+        except ValueError as wrong:
+            raise ValueError(f"{shown}: {wrong}") from None
         secure = scheme.endswith("s")
         default_port = 5349 if secure else 3478
         return cls(text, scheme.startswith("turn"), secure, host, port or default_port, transport and transport.lower())
+
+    def at(self, address: Address) -> str:
+        """Return the URL of the same server at one of its addresses."""
+        scheme, _, rest = self.text.partition(":")
+        _, query, parameters = rest.partition("?")
+        host = f"[{address}]" if address.version == 6 else str(address)
+        return f"{scheme}:{host}:{self.port}{query}{parameters}"
 
     @property
     def transport(self) -> str:
@@ -62,12 +68,58 @@ class IceUrl:
         return self.asked_transport or "udp"
 
     @property
+    def server_name(self) -> str:
+        """The name that the server's certificate must have: without a final dot (RFC 6066 §3)."""
+        return self.host.removesuffix(".")
+
+    @property
     def is_ipv6_literal(self) -> bool:
-        try:
-            IPv6Address(self.host)
-        except AddressValueError:
-            return False
-        return True
+        return _is_ipv6(self.host)
+
+
+def _host_and_port(scheme: str, place: str) -> tuple[str, int | None]:
+    """Return the host and the port of a URL's middle part. Raises ValueError with what is wrong with it."""
+    if place.startswith("//"):
+        raise ValueError(f"a host follows {scheme}: at once, without //")
+    if "@" in place:
+        raise ValueError("a username does not stand in the URL, but beside it")
+    if "," in place:
+        raise ValueError("a URL names one host; several URLs are a list, each a text of its own")
+    if place.startswith("{"):
+        raise ValueError("braces are no part of a host: leave them out")
+    if place.count(":") > 1 and not place.startswith("["):
+        raise ValueError(_brackets_wanted(scheme, place))
+    host, port = split_host_port(place)
+    if place.startswith("["):
+        if not _is_ipv6(host) or "%" in host:
+            raise ValueError(f"[{host}] is no IPv6 address; in brackets stands one, without a zone (%...)")
+    elif not _HOST.fullmatch(host):
+        raise ValueError(f"{host!r} is no host name")
+    return host, port
+
+
+def _brackets_wanted(scheme: str, place: str) -> str:
+    """Return how to write what may be an IPv6 address without brackets, with a port at its end or not."""
+    head, _, last = place.rpartition(":")
+    readings = [f"{scheme}:[{place}]"] if _is_ipv6(place) else []
+    if last.isdigit() and _is_ipv6(head):
+        readings.append(f"{scheme}:[{head}]:{last}")
+    if not readings:
+        return f"{place!r} is no host name"
+    return f"an IPv6 address stands in brackets (RFC 3986 §3.2.2): {' or '.join(readings)}"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except AddressValueError:
+        return False
+    return True
+
+
+def _shown(text: str) -> str:
+    """Return a URL for an error's text, without what may be secret in it."""
+    return repr(_SECRET.sub(lambda found: "..." + "@" * found[0].endswith("@"), text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,38 +131,16 @@ class IceServer:
     credential: str | None = None
     credential_type: str = "password"
 
-
-def read_ice_servers(given: Iterable[Any]) -> list[IceServer]:
-    """Return a server for each URL of what an application has, in its order.
-
-    Raises ValueError for a URL that is none, TypeError for what is no ICE server at all.
-    """
-    return [server for server, _ in split_ice_servers(given)]
+    @property
+    def mark(self) -> str:
+        """By which these credentials are told from others: see ``mark_of``."""
+        return mark_of(self.username, self.credential, self.credential_type)
 
 
-def split_ice_servers(given: Iterable[Any]) -> Iterator[tuple[IceServer, Any]]:
-    """Yield each URL's server beside what it was given in."""
-    for entry in [given] if isinstance(given, (str, Mapping)) else given:
-        urls = _member(entry, "urls")
-        for url in [urls] if isinstance(urls, str) else urls:
-            credentials = (_text(entry, "username"), _text(entry, "credential"))
-            yield IceServer(IceUrl.parse(url), *credentials, _text(entry, "credentialType") or "password"), entry
-
-
-def _member(entry: Any, name: str) -> Any:
-    if isinstance(entry, str):
-        return entry if name == "urls" else None
-    value = entry.get(name) if isinstance(entry, Mapping) else getattr(entry, name, None)
-    if name == "urls" and not (isinstance(value, str) or (value and all(isinstance(url, str) for url in value))):
-        raise TypeError(f"an ICE server has urls, a text or a list of texts, and {entry!r:.40} has not")
-    return value
-
-
-def _text(entry: Any, name: str) -> str | None:
-    value = _member(entry, name)
-    if value is not None and not isinstance(value, str):
-        raise TypeError(f"the {name} of an ICE server is a text, not {type(value).__name__}")
-    return value
+def mark_of(username: str | None, credential: str | None, credential_type: str = "password") -> str:
+    """Return a text by which this process, and no other, tells these credentials from others. It betrays nothing."""
+    parts = repr((username, credential, credential_type))
+    return hmac.digest(_PROCESS_KEY, parts.encode("utf-8", "surrogatepass"), "sha256").hex()[:16]
 
 
 def timed_credentials(secret: str, expires: int, user: str = "") -> tuple[str, str]:
@@ -123,47 +153,3 @@ def timed_credentials(secret: str, expires: int, user: str = "") -> tuple[str, s
         raise ValueError("the secret and the user are not UTF-8")
     username = f"{expires}:{user}" if user else str(expires)
     return username, base64.b64encode(hmac.digest(secret.encode(), username.encode(), "sha1")).decode()
-
-
-def passed_over_by_aiortc(servers: Iterable[IceServer]) -> list[str | None]:
-    """Return for each server why aiortc does without it, None where it would use it.
-
-    aiortc says none of this: it takes the first STUN and the first TURN URL that it can use, in order.
-    """
-    taken: set[bool] = set()
-    reasons = []
-    for server in servers:
-        reason = _no_use_to_aiortc(server)
-        if reason is None and server.url.relay in taken:
-            kind = "TURN" if server.url.relay else "STUN"
-            reason = f"aiortc uses the first {kind} URL alone"
-        elif reason is None:
-            taken.add(server.url.relay)
-        reasons.append(reason)
-    return reasons
-
-
-def _no_use_to_aiortc(server: IceServer) -> str | None:
-    url = server.url
-    if refused_by_aiortc(url):
-        return refused_by_aiortc(url)
-    if not url.relay and url.secure:
-        return "aiortc ignores stuns: URLs"
-    if url.transport == "dtls":
-        return "aiortc ignores turns: URLs with transport=udp"
-    if url.asked_transport and not url.text.endswith(url.asked_transport):
-        return "aiortc ignores a transport in capitals"
-    if url.relay and server.credential_type != "password":
-        return f"aiortc ignores TURN credentials of type {server.credential_type}"
-    return None
-
-
-def refused_by_aiortc(url: IceUrl) -> str | None:
-    """Return why aiortc raises ValueError for a whole configuration with this URL in it, or None."""
-    if url.is_ipv6_literal:
-        return "aiortc refuses a configuration with an IPv6 literal in it"
-    if not url.relay and url.asked_transport:
-        return "aiortc refuses a configuration with a STUN URL that names a transport (RFC 7064 has none)"
-    if not url.text.partition(":")[0].islower():
-        return "aiortc refuses a configuration with a URL in capitals"
-    return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,6 +22,7 @@ from aioice import Connection, TransportPolicy
 from aioice.ice import CONSENT_FAILURES, StunProtocol, candidate_pair_priority
 
 from natprobe.webrtc.ice import Candidate, CandidatePair, CandidateType, IceTransport, PairState, TransportState
+from natprobe.webrtc.ice_servers import mark_of
 from natprobe.webrtc.servers_used import origin, relay_protocol, stun_url, turn_url
 from natprobe.webrtc.steps import Listener, Step, why
 
@@ -82,11 +84,24 @@ def _transport(connection: Connection, description: str) -> IceTransport:
         unresolved=tuple(name for name, port in _SDP_CANDIDATE.findall(description) if int(port) not in ports),
         relay_only=connection._transport_policy is TransportPolicy.RELAY,
         consent_lost=_has_lost_consent(connection),
+        consent_misses=_misses(connection, record),
+        unanswered_s=time.monotonic() - record.answered if record and record.answered else None,
+        relay_lost=record.relay_lost if record else None,
+        turn_mark=mark_of(connection.turn_username, connection.turn_password) if connection.turn_server else None,
     )
 
 
+def _misses(connection: Connection, record: _Record | None) -> int:
+    """Return how many consent checks in a row were not answered; aioice counts in a local variable of its own."""
+    if record and record.listeners:
+        return record.misses
+    task = connection._query_consent_task
+    frame = getattr(task.get_coro(), "cr_frame", None) if task and not task.done() else None
+    return int(frame.f_locals.get("failures", 0)) if frame else 0
+
+
 def _state(connection: Connection) -> TransportState:
-    if connection._closed:
+    if _is_closing(connection):
         return TransportState.CLOSED
     if connection._nominated and len(connection._nominated) == len(connection._components):
         return TransportState.COMPLETED
@@ -104,10 +119,24 @@ def _can_have_no_pair(connection: Connection) -> bool:
     return not connection._check_list and connection._remote_candidates_end
 
 
+def _is_closing(connection: Connection) -> bool:
+    """Whether it is closed, or about to be: with a dead TURN server that takes a minute, in which `_closed` is unset.
+
+    aioice before 0.12 does not note the beginning, but forgets the nominated pairs early.
+    """
+    if connection._closed or not hasattr(connection, "_closing"):
+        return connection._closed or (_was_connected(connection) and not connection._nominated)
+    return bool(connection._closing)
+
+
+def _was_connected(connection: Connection) -> bool:
+    nominated = any(pair.nominated for pair in connection._check_list)
+    return nominated and connection._check_list_done and connection._check_list_state.empty()
+
+
 def _has_lost_consent(connection: Connection) -> bool:
     """`query_consent` forgets its own task before it closes; `close` called by others leaves it where it is."""
-    was_connected = any(pair.nominated for pair in connection._check_list) and connection._check_list_state.empty()
-    return bool(connection._closed and was_connected and connection._query_consent_task is None)
+    return _is_closing(connection) and _was_connected(connection) and connection._query_consent_task is None
 
 
 def _local(connection: Connection, pairs: dict[int, CandidatePair]) -> tuple[Candidate, ...]:
@@ -121,7 +150,7 @@ def _selected(connection: Connection, pairs: dict[int, CandidatePair]) -> Candid
     if nominated:
         chosen = nominated[min(nominated)]
         return pairs.get(id(chosen)) or _pair(connection, chosen)
-    return next((pair for pair in pairs.values() if pair.nominated), None) if connection._closed else None
+    return next((pair for pair in pairs.values() if pair.nominated), None) if _is_closing(connection) else None
 
 
 def _pair(connection: Connection, pair: Any) -> CandidatePair:
@@ -169,6 +198,10 @@ class _Record:
     checked: bool = False
     misses: int = 0
     """Consent checks in a row that were not answered."""
+    answered: float | None = None
+    """When a check was last answered, on the monotonic clock."""
+    relay_lost: str | None = None
+    """What the system said of the way to the TURN server since then: an ICMP error, an end of the connection."""
 
 
 def _record(connection: Connection) -> _Record | None:
@@ -274,10 +307,14 @@ def _check_complete(connection: Connection, complete: Callable[[Any], None]) -> 
 def _close(connection: Connection, close: Callable[[], Any]) -> Callable[[], Any]:
     @wraps(close)
     async def close_and_tell() -> None:
-        was_open = not connection._closed
+        was_open = not _is_closing(connection)
+        is_lost = was_open and _was_connected(connection) and connection._query_consent_task is None
+        if is_lost:  # to be told at once: with a dead TURN server the closing takes a minute
+            suspicion = _suspicion(connection).removeprefix("; ")
+            _tell(connection, Step.CONSENT_LOST, str(_selected(connection, {}) or ""), suspicion)
         await close()
-        if was_open:
-            _tell(connection, Step.CONSENT_LOST if _has_lost_consent(connection) else Step.CLOSED)
+        if was_open and not is_lost:
+            _tell(connection, Step.CLOSED)
 
     return close_and_tell
 
@@ -317,6 +354,27 @@ def _tap_transactions() -> None:
 
     setattr(StunProtocol, "request", request_and_tell)  # noqa: B010 a type checker rightly forbids the plain way
     setattr(aioice.turn, "create_turn_endpoint", allocate_and_tell)  # noqa: B010
+    _tap_turn_clients()
+
+
+def _tap_turn_clients() -> None:
+    """Have noted what the system says of the way to a TURN server, which aioice does not heed."""
+    refused, ended = aioice.turn.TurnClientUdpProtocol.error_received, aioice.turn.TurnClientMixin.connection_lost
+
+    @wraps(refused)
+    def refused_and_noted(protocol: Any, failure: Exception) -> None:
+        _note_lost_relay(protocol, f"{why(failure, 0)} (ICMP)")
+        refused(protocol, failure)
+
+    @wraps(ended)
+    def ended_and_noted(protocol: Any, failure: Exception | None) -> None:
+        is_udp = isinstance(protocol, aioice.turn.TurnClientUdpProtocol)
+        given_up = "the allocation was not refreshed" if is_udp else "the connection to it has ended"
+        _note_lost_relay(protocol, why(failure, 0) if failure else given_up)
+        ended(protocol, failure)
+
+    setattr(aioice.turn.TurnClientUdpProtocol, "error_received", refused_and_noted)  # noqa: B010
+    setattr(aioice.turn.TurnClientMixin, "connection_lost", ended_and_noted)  # noqa: B010
 
 
 def _is_heard(connection: Connection) -> bool:
@@ -352,10 +410,33 @@ async def _check(connection: Connection, options: dict[str, Any], checking: Any)
     except aioice.stun.TransactionError:
         if is_consent:
             record.misses += 1
-            _tell(connection, Step.CONSENT_MISSED, detail=f"{record.misses} in a row; {CONSENT_FAILURES} end it")
+            detail = f"{record.misses} in a row; {CONSENT_FAILURES} end it{_suspicion(connection)}"
+            _tell(connection, Step.CONSENT_MISSED, str(_selected(connection, {}) or ""), detail)
         raise
-    record.misses = 0
+    record.misses, record.answered = 0, time.monotonic()
+    if is_consent:
+        record.relay_lost = None
     return answer
+
+
+def _suspicion(connection: Connection) -> str:
+    """Say whom to suspect beside the peer where the pair in use goes through a relay."""
+    pair = _selected(connection, {})
+    if pair is None or not pair.relayed:
+        return ""
+    ours = pair.local.type is CandidateType.RELAY
+    return f"; the relay is suspected first: {turn_url(connection) if ours else pair.remote}"
+
+
+def _note_lost_relay(protocol: Any, reason: str) -> None:
+    """Note, and tell once, that the way to the TURN server is gone in the middle of a connection."""
+    connection = getattr(protocol.receiver, "receiver", None)
+    if connection is None or not _is_heard(connection) or _is_closing(connection):
+        return
+    record = _kept(connection)
+    if record.relay_lost is None:
+        record.relay_lost = reason
+        _tell(connection, Step.SERVER_FAILED, turn_url(connection) or "", reason)
 
 
 # --- the patience of aioice -------------------------------------------------------------------------------------------

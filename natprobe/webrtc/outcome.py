@@ -9,6 +9,8 @@ from typing import Any
 
 from natprobe.endpoint import Endpoint
 
+CHECKS_SCHEMA = "natprobe.ice-servers/1"
+
 
 class Depth(StrEnum):
     """How far a check goes; each step contains those before it. A STUN server can only be bound to."""
@@ -87,8 +89,12 @@ class IceServerCheck:
     state: IceServerState
     reason: str | None = None
     """Why not, in one line. For a usable server None, or what could not be tested and how the server was found."""
+    code: int | None = None
+    """The STUN error code (RFC 8489 §14.8), where the server answered with one that ended the check."""
     username: str | None = None
     """As whom it was checked."""
+    mark: str | None = None
+    """By this the process that checked knows the credentials again; it betrays nothing of them."""
     unsupported_by_aiortc: str | None = None
     """Why aiortc passes over this URL without a word, or refuses it; None where it would use it."""
     address: Endpoint | None = None
@@ -113,6 +119,11 @@ class IceServerCheck:
     @property
     def usable(self) -> bool:
         return self.state is IceServerState.OK
+
+    @property
+    def serves_aiortc(self) -> bool:
+        """Whether aiortc too can use the server at this address: it does not follow 300 Try Alternate."""
+        return self.usable and self.alternate is None
 
     @property
     def confirmed(self) -> bool:

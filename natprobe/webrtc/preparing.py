@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,12 +13,17 @@ from natprobe.errors import CannotRun
 from natprobe.report import Report
 from natprobe.run import Tier, classify
 from natprobe.version import VERSION
+from natprobe.webrtc.agent import passed_over_by_aiortc
 from natprobe.webrtc.checking import TIMEOUT, check_ice_servers
-from natprobe.webrtc.ice_servers import IceServer, passed_over_by_aiortc, read_ice_servers
+from natprobe.webrtc.choosing import choose
+from natprobe.webrtc.configuration import Given, read_ice_servers
+from natprobe.webrtc.ice_servers import IceServer
 from natprobe.webrtc.outcome import IceServerCheck
 from natprobe.webrtc.readiness import (
+    Agent,
     Event,
     Finished,
+    Known,
     NatClassified,
     NatTested,
     Preflight,
@@ -32,15 +37,22 @@ _SHARE = 0.9
 """The part of the budget that a server's check may take: it then says itself what was in the way."""
 
 
-async def preflight(config: Any, *, reflectors: Iterable[str] | None = None, budget: float = BUDGET) -> Preflight:
+async def preflight(
+    config: Any,
+    *,
+    reflectors: Iterable[str] | None = None,
+    budget: float = BUDGET,
+    agent: Agent | str = Agent.AIORTC,
+) -> Preflight:
     """Check before a call what it may expect, in ``budget`` seconds at most: servers, NAT, a verdict, advice.
 
-    ``config`` is an ``RTCConfiguration`` of aiortc's, a mapping in the shape of the W3C's, or a list of ICE servers.
-    ``reflectors`` classify the NAT (see `natprobe.classify`); without, the configuration's own STUN servers do, and
-    nobody else is asked. What is not finished in time is *not determined*. Cancelling gives every socket and every
-    allocation back. Raises ValueError and TypeError for what is no configuration.
+    ``config`` is an ``RTCConfiguration`` of aiortc's, a mapping in the shape of the W3C's, a list of ICE servers, or
+    whatever else `check_ice_servers` takes. ``agent`` is who will use it: aiortc the first TURN URL alone, a browser
+    all of them. ``reflectors`` classify the NAT (see `natprobe.classify`); without, the configuration's own STUN
+    servers do, and nobody else is asked. What is not finished in time is *not determined*. Cancelling gives every
+    socket and every allocation back. Raises ValueError and TypeError for what is no configuration.
     """
-    async with aclosing(preflight_events(config, reflectors=reflectors, budget=budget)) as events:
+    async with aclosing(preflight_events(config, reflectors=reflectors, budget=budget, agent=agent)) as events:
         async for event in events:
             if isinstance(event, Finished):
                 return event.result
@@ -48,13 +60,17 @@ async def preflight(config: Any, *, reflectors: Iterable[str] | None = None, bud
 
 
 async def preflight_events(
-    config: Any, *, reflectors: Iterable[str] | None = None, budget: float = BUDGET
+    config: Any,
+    *,
+    reflectors: Iterable[str] | None = None,
+    budget: float = BUDGET,
+    agent: Agent | str = Agent.AIORTC,
 ) -> AsyncGenerator[Event, None]:
     """Do what `preflight` does and yield what is found as it is found; the last event is Finished, with the whole.
 
     Who leaves the loop early closes the iterator (``contextlib.aclosing``): the check ends there.
     """
-    run = _Run(read_ice_servers(_ice_servers(config)), budget)
+    run = _Run(read_ice_servers(config), budget, Agent(agent))
     named = list(reflectors) if reflectors is not None else run.stun_servers()
     jobs = [asyncio.create_task(job) for job in run.jobs(named)]
     work = asyncio.gather(*jobs)
@@ -71,21 +87,13 @@ async def preflight_events(
     yield Finished(run.elapsed, run.result())
 
 
-def _ice_servers(config: Any) -> Iterable[Any]:
-    """Return the ICE servers of a configuration; aiortc's own default (None) is a public server that nobody named."""
-    if isinstance(config, Mapping):
-        servers = config.get("iceServers") if "urls" not in config else [config]
-    else:
-        servers = getattr(config, "iceServers", config)
-    return servers or []
-
-
 class _Run:
     """One check under way: its start, and what has been found."""
 
-    def __init__(self, servers: Sequence[IceServer], budget: float) -> None:
+    def __init__(self, servers: Sequence[IceServer], budget: float, agent: Agent) -> None:
         self._servers = servers
         self._budget = budget
+        self._agent = agent
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self._date = datetime.now(UTC)
@@ -114,15 +122,11 @@ class _Run:
 
     async def _check(self, number: int, note: str | None) -> None:
         server = self._servers[number]
-        entry = {
-            "urls": server.url.text,
-            "username": server.username,
-            "credential": server.credential,
-            "credentialType": server.credential_type,
-        }
-        checks = await check_ice_servers([entry], timeout=min(TIMEOUT, self._budget * _SHARE))
+        checks = await check_ice_servers([server], timeout=min(TIMEOUT, self._budget * _SHARE))
         # Only the whole list tells which of its URLs aiortc passes over.
-        self._checks[number] = tuple(replace(check, unsupported_by_aiortc=note) for check in checks)
+        self._checks[number] = tuple(
+            replace(check, unsupported_by_aiortc=note or check.unsupported_by_aiortc) for check in checks
+        )
         self.events.put_nowait(ServerChecked(self.elapsed, self._checks[number]))
 
     async def _classify(self, reflectors: Sequence[str]) -> None:
@@ -152,7 +156,13 @@ class _Run:
         missing = {s.url.text: self._late for number, s in enumerate(self._servers) if number not in self._checks}
         if self._nat is None:
             missing["nat"] = self._missing_nat
-        verdict = judge(checks, self._nat, missing)
-        advice = tuple(dict.fromkeys(advise(checks, self._nat, verdict)))
+        known = Known(checks, self._nat, missing, self._agent, self._relay_to_choose(checks))
+        verdict = judge(known)
+        advice = tuple(dict.fromkeys(advise(known, verdict)))
         found = (checks, self._nat, tuple(missing.items()), verdict, advice)
         return Preflight(VERSION, self._date, self.elapsed, self._budget, *found)
+
+    def _relay_to_choose(self, checks: Sequence[IceServerCheck]) -> str | None:
+        """Return the TURN URL that `choose_ice_servers` puts first; None if it has none to give."""
+        chosen = choose([Given(server, server) for server in self._servers], checks)
+        return next((choice.url for choice in chosen if choice.server.url.relay), None)

@@ -1,4 +1,7 @@
-"""The JSON Schema of a preflight, made from the types; ``python -m natprobe.webrtc.schema`` writes it to its file."""
+"""The JSON Schemas of a preflight and of checked servers, made from the types.
+
+``python -m natprobe.webrtc.schema`` writes them to their files.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ import msgspec
 
 from natprobe.behaviour import Certainty
 from natprobe.endpoint import Endpoint
-from natprobe.webrtc.outcome import IceServerCheck
+from natprobe.webrtc.outcome import CHECKS_SCHEMA, IceServerCheck
 from natprobe.webrtc.readiness import SCHEMA, Preflight, Readiness
 
 PATH = Path(__file__).with_name("preflight.schema.json")
+CHECKS_PATH = Path(__file__).with_name("ice-servers.schema.json")
 NAT_REPORT = "../report.schema.json"
 
 _STRINGS: dict[type, dict[str, Any]] = {
@@ -25,8 +29,7 @@ _STRINGS: dict[type, dict[str, Any]] = {
 
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of what ``Preflight.to_json`` returns; that of the NAT's report stands in its own file."""
-    (check,), definitions = msgspec.json.schema_components([IceServerCheck], schema_hook=_STRINGS.__getitem__)
-    definitions["IceServerCheck"]["required"] = list(definitions["IceServerCheck"]["properties"])
+    check, definitions = _check()
     readiness = {"enum": [None, *Readiness]}
     properties = {
         "schema": {"const": SCHEMA},
@@ -55,10 +58,34 @@ def schema() -> dict[str, Any]:
             "description": "By URL, and by `nat`: why it is not determined.",
         },
     }
+    return _document("natprobe preflight", Preflight.__doc__, properties, definitions)
+
+
+def checks_schema() -> dict[str, Any]:
+    """Return the JSON Schema of what ``natprobe turn --json`` prints."""
+    check, definitions = _check()
+    properties = {
+        "schema": {"const": CHECKS_SCHEMA},
+        "version": {"type": "string", "description": "Of the natprobe that checked."},
+        "checks": {"type": "array", "items": check},
+    }
+    return _document("natprobe ice servers", "Each server as it was checked.", properties, definitions)
+
+
+def _check() -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the schema of one check, and the definitions that it refers to."""
+    (check,), definitions = msgspec.json.schema_components([IceServerCheck], schema_hook=_STRINGS.__getitem__)
+    definitions["IceServerCheck"]["required"] = list(definitions["IceServerCheck"]["properties"])
+    return check, definitions
+
+
+def _document(
+    title: str, description: str | None, properties: dict[str, Any], definitions: dict[str, Any]
+) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "natprobe preflight",
-        "description": Preflight.__doc__,
+        "title": title,
+        "description": description,
         "type": "object",
         "properties": properties,
         "required": list(properties),
@@ -66,10 +93,11 @@ def schema() -> dict[str, Any]:
     }
 
 
-def text() -> str:
-    """Return the schema as it stands in the file."""
-    return json.dumps(schema(), indent=2, ensure_ascii=False) + "\n"
+def text(of: dict[str, Any] | None = None) -> str:
+    """Return a schema, the preflight's unless another is given, as it stands in its file."""
+    return json.dumps(of or schema(), indent=2, ensure_ascii=False) + "\n"
 
 
 if __name__ == "__main__":
     PATH.write_text(text(), encoding="utf-8")
+    CHECKS_PATH.write_text(text(checks_schema()), encoding="utf-8")

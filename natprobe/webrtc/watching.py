@@ -34,7 +34,10 @@ class Event:
 
 
 class Watch:
-    """Watches a connection from `async with` until the end of the block; see `watch`."""
+    """Watches a connection from `start` to `stop`, or for the length of an `async with` block; see `watch`.
+
+    ``events`` are the steps so far, in order.
+    """
 
     def __init__(self, subject: Any, mine: Report | None, theirs: Report | None) -> None:
         self._subject = subject
@@ -44,7 +47,8 @@ class Watch:
         self._began = 0.0
         self.events: list[Event] = []
 
-    async def __aenter__(self) -> Self:
+    def start(self) -> Self:
+        """Begin to watch; for a watch that does not fit a block. To be called inside a running loop, once."""
         self._began = asyncio.get_running_loop().time()
         self._look()
         if not isinstance(self._subject, Connection):
@@ -52,16 +56,23 @@ class Watch:
                 self._subject.on(name, self._look)
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """End the watch, and leave the connection as it was; the events stay. May be called twice."""
         if not isinstance(self._subject, Connection):
             for name in _APPEARANCE:
                 # A peer connection that has closed has removed its listeners itself.
                 if self._look in self._subject.listeners(name):
                     self._subject.remove_listener(name, self._look)
-        for connection in self._watched:
-            unlisten(connection, self._note)
+        while self._watched:
+            unlisten(self._watched.pop(), self._note)
+
+    async def __aenter__(self) -> Self:
+        return self.start()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
 
     def _look(self) -> None:
         for connection in connections(self._subject):
@@ -102,6 +113,8 @@ def watch(pc_or_connection: Any, *, mine: Report | None = None, theirs: Report |
             await pc.setLocalDescription(await pc.createOffer())
             ...
         for event in watched.events: print(event)
+
+        watched = watch(pc).start()     # for what does not fit a block; ends with watched.stop()
 
     Begin before the gathering: how long each server took, and why one gave nothing, cannot be learned later; `explain`
     knows it from then on. With both sides' reports a relay that was chosen although the NATs let both through is told.
