@@ -96,7 +96,7 @@ async def classify(
     report = run.report(sources)
     if not report.reached:
         reasons = _why_none(report)
-        raise NoServerAnswered(reasons, own_remedy(reasons))
+        raise NoServerAnswered(reasons, own_remedy(reasons) or _remedy(report))
     return report
 
 
@@ -332,6 +332,14 @@ def _why_none(report: Report) -> str:
     for fact in exchanges:
         failures.setdefault(f"{fact.remote} over {fact.protocol.upper()}", fact.failure)
     told = "; ".join(f"{remote}: {how}" for remote, how in sorted(failures.items()))
-    if any(fact.outcome in (Outcome.ERROR, Outcome.UNREADABLE, Outcome.MISPLACED) for fact in exchanges):
-        return f"no server gave a usable answer ({told})"
-    return f"no server answered ({told})"
+    return f"no server {'gave a usable answer' if _any_answer(report) else 'answered'} ({told})"
+
+
+def _any_answer(report: Report) -> bool:
+    """Return whether something came back from a server, though of no use."""
+    exchanges = (fact for fact in report.observations if isinstance(fact, Exchange))
+    return any(fact.outcome in (Outcome.ERROR, Outcome.UNREADABLE, Outcome.MISPLACED) for fact in exchanges)
+
+
+def _remedy(report: Report) -> str:
+    return "name another server with -s" if _any_answer(report) else ""

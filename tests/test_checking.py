@@ -448,7 +448,9 @@ async def test_silence_has_a_control(scheme: str, answers: int, said: str) -> No
 
 
 @pytest.mark.parametrize(
-    "mapped", ["10.99.0.7:1", f"{HOST}:0", "0.0.0.0:5", "[2001:db8::1]:5", "[::ffff:7f00:1]:5", "224.0.0.1:5"]
+    "mapped",
+    ["10.99.0.7:1", f"{HOST}:0", "0.0.0.0:5", "[2001:db8::1]:5", "[::ffff:7f00:1]:5", "224.0.0.1:5"],
+    ids=["private", "port 0", "unspecified", "IPv6", "IPv4-mapped", "multicast"],
 )
 async def test_an_impossible_mapped_address_is_not_ok(mapped: str) -> None:
     host, _, port = mapped.rpartition(":")

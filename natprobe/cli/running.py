@@ -12,7 +12,7 @@ import typer
 from natprobe.cli import INTERRUPTED
 from natprobe.cli.interrupt import interrupt, on_interrupt
 from natprobe.cli.terminal import discard, note, occupy_closed_descriptors, unwritable
-from natprobe.errors import CannotRun, NameNotFound, NatprobeError, NoRoute
+from natprobe.errors import CannotRun, NameNotFound, NatprobeError, NoRoute, NoServerAnswered
 from natprobe.system_errors import unexpected
 
 COULD_NOT_RUN = 1
@@ -21,7 +21,8 @@ NOT_DETERMINED = 3
 
 _ADVICE: dict[type[NatprobeError], str] = {
     NameNotFound: "check the name, and -4 or -6 if given",
-    NoRoute: "is this host connected? -4 or -6 picks the other kind of address",
+    NoRoute: "is this host connected? -4 or -6 picks the other IP version",
+    NoServerAnswered: "name another server with -s; if that is silent too, this network lets nothing through",
 }
 """What to do about it, where the error's own text does not say."""
 
