@@ -54,6 +54,28 @@ def on_interrupt(handler: Callable[..., object]) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def _waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Have a signal wake the loop: one that comes just before the loop begins to wait is else noticed only after it."""
+    import socket
+
+    there, here = socket.socketpair()
+    with there, here:
+        there.setblocking(False)
+        here.setblocking(False)
+        try:
+            before = signal.set_wakeup_fd(there.fileno(), warn_on_full_buffer=False)
+        except ValueError:  # only the main thread may
+            yield
+            return
+        loop.add_reader(here, here.recv, 64)
+        try:
+            yield
+        finally:
+            loop.remove_reader(here)
+            signal.set_wakeup_fd(before)
+
+
 def run(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in an event loop of its own, as asyncio.run does.
 
@@ -76,10 +98,11 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     async def cancellable() -> T:
         nonlocal task
         task = asyncio.current_task()
-        if heard:
-            main.close()
-            raise asyncio.CancelledError
-        return await main
+        with _waking(asyncio.get_running_loop()):
+            if heard:
+                main.close()
+                raise asyncio.CancelledError
+            return await main
 
     try:
         with on_interrupt(cancel), asyncio.Runner() as runner:
