@@ -29,6 +29,8 @@ class Scope(StrEnum):
     GLOBAL = "global"
 
 
+NO_HOST = frozenset({Scope.UNSPECIFIED, Scope.MULTICAST, Scope.RESERVED})
+"""The scopes in which no address is that of one host."""
 _NETWORKS = tuple(
     (scope, ip_network(network))
     for scope, networks in {

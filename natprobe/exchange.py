@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from natprobe.behaviour import Protocol
-from natprobe.endpoint import Endpoint, Scope
+from natprobe.endpoint import NO_HOST, Endpoint, Scope
 from natprobe.errors import MalformedMessage
 from natprobe.extensions import Extension, read_site, read_udp_service
 from natprobe.network import Datagram, Datagrams, Network, Rejection
@@ -270,7 +270,7 @@ def _can_be_seen(mapped: Endpoint, source: Endpoint, local: Endpoint) -> bool:
 
     Loopback and link-local addresses do not leave their host or link (RFC 1122 §3.2.1.3, RFC 3927 §2.6.2).
     """
-    if mapped.scope in (Scope.UNSPECIFIED, Scope.MULTICAST, Scope.RESERVED):
+    if mapped.scope in NO_HOST:
         return False
     local_only = mapped.scope in (Scope.LOOPBACK, Scope.LINK_LOCAL)
     return not local_only or mapped.scope in (source.scope, local.scope)

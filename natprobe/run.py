@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from natprobe.behaviour import Protocol
-from natprobe.endpoint import Address, Endpoint, Scope, parse_address, split_server
+from natprobe.endpoint import NO_HOST, Address, Endpoint, parse_address, split_server
 from natprobe.errors import CannotRun, NameNotFound, NoServerAnswered
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation, Outcome, Resolution
@@ -31,7 +31,6 @@ from natprobe.system_errors import own_remedy
 from natprobe.version import VERSION
 
 STUN_PORT = 3478
-_NO_HOST = (Scope.UNSPECIFIED, Scope.MULTICAST, Scope.RESERVED)
 
 
 class Tier(IntEnum):
@@ -175,7 +174,7 @@ class _Run:
             literal = Endpoint.of(host, port)
         except ValueError:
             return await asyncio.gather(*(self._first_address(host, port, version) for version in versions))
-        if literal.scope in _NO_HOST:
+        if literal.scope in NO_HOST:
             raise ValueError(f"{host} is a {literal.scope} address: name one host")
         return [literal if literal.version in versions else NameNotFound(f"it is an IPv{literal.version} address")]
 
@@ -186,7 +185,7 @@ class _Run:
             return failure
         endpoints = (Endpoint(address, port) for address in found)
         nobody = NameNotFound(f"{host} stands for {found[0]}, which is no address of a host")
-        return next((endpoint for endpoint in endpoints if endpoint.scope not in _NO_HOST), nobody)
+        return next((endpoint for endpoint in endpoints if endpoint.scope not in NO_HOST), nobody)
 
     async def sources(self, servers: Sequence[Endpoint], source: Address | None) -> dict[int, Address]:
         """Return the local address to use for each IP version that has one. Raises CannotRun where none has."""

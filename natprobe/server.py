@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from natprobe.endpoint import Address, Endpoint, Scope
+from natprobe.endpoint import NO_HOST, Address, Endpoint, Scope
 from natprobe.extensions import Source
 from natprobe.observation import Exchange
 from natprobe.stun import Change
@@ -80,10 +80,7 @@ def may_be_sent_to(contacted: Endpoint, named: Endpoint) -> bool:
     """
     if named.version != contacted.version or named.port == 0:
         return False
-    return named.scope not in _NEVER and named.scope in (contacted.scope, Scope.GLOBAL)
-
-
-_NEVER = (Scope.UNSPECIFIED, Scope.MULTICAST, Scope.RESERVED)
+    return named.scope not in NO_HOST and named.scope in (contacted.scope, Scope.GLOBAL)
 
 
 def _other_address_fault(hello: Exchange) -> str | None:

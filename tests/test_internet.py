@@ -23,6 +23,7 @@ from natprobe.lab.packet import Flags, Packet
 from natprobe.lab.policy import PRESETS, NatPolicy, ProtocolPolicy
 from natprobe.lab.simulation import simulate
 from natprobe.network import Datagram, Network, Rejection, Stream
+from natprobe.run import classify
 from natprobe.sockets import HostNetwork
 
 HOST, OTHER = "127.0.0.1", "127.0.0.2"
@@ -491,3 +492,25 @@ def test_a_server_of_a_tests_own_is_a_host_with_a_handler() -> None:
         return arrival.data, arrival.source.address
 
     assert run(ask()) == (b"hello", parse_address("192.0.2.9"))
+
+
+# --- names and addresses that no host has -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "224.0.0.251", "255.255.255.255", "240.0.0.1", "ff02::1", "::"])
+def test_an_address_of_no_host_is_no_server(address: str) -> None:
+    async def scene() -> None:
+        await classify([f"[{address}]:3478"], network=Internet().host("198.51.100.9"))
+
+    with pytest.raises(ValueError, match=r"address: name one host"):
+        run(scene())
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "224.0.0.251", "255.255.255.255"])
+def test_a_name_that_stands_for_no_host_is_left_out(address: str) -> None:
+    async def scene() -> None:
+        network = Internet(names={"sink.example": [address]}).host("198.51.100.9")
+        await classify(["sink.example"], versions=[4], network=network)
+
+    with pytest.raises(NameNotFound, match=f"sink.example stands for {address}, which is no address of a host"):
+        run(scene())

@@ -229,3 +229,11 @@ async def test_a_final_dot_is_no_part_of_the_name_in_a_certificate(
         )
     with pytest.raises(ssl.SSLCertVerificationError):  # as aiortc connects
         await asyncio.open_connection(f"{NAME}.", port, ssl=trusting)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "224.0.0.1", "255.255.255.255", "240.0.0.1"])
+async def test_a_name_that_stands_for_no_host_is_not_followed(resolver: Callable[..., None], address: str) -> None:
+    resolver([address], [])
+    (found,) = await check_ice_servers([f"stun:{NAME}"], timeout=1.0, versions=[4])
+    assert (found.state, found.address) == (IceServerState.DNS, None)
+    assert found.reason == f"{NAME} stands for {address}, which is no address of a host"

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 
-from natprobe.endpoint import Address, Endpoint, parse_address
+from natprobe.endpoint import NO_HOST, Address, Endpoint, parse_address, scope_of
 from natprobe.errors import AddressBusy, CannotRun, NameNotFound, NoRoute
 from natprobe.sockets import HostNetwork
 from natprobe.webrtc.outcome import IceServerState, Unusable
@@ -60,7 +60,10 @@ class Name:
             raise Unusable(IceServerState.DNS, _told(none)) from None
         except TimeoutError:
             raise Silent(self.host, version) from None
-        routes = [await _route(self._network, Endpoint(address, port)) for address in addresses]
+        hosts = [address for address in addresses if scope_of(address) not in NO_HOST]
+        if not hosts:
+            raise Unusable(IceServerState.DNS, f"{self.host} stands for {addresses[0]}, which is no address of a host")
+        routes = [await _route(self._network, Endpoint(address, port)) for address in hosts]
         reachable = [route for route in routes if isinstance(route, Endpoint)]
         if not reachable:
             raise Unusable(IceServerState.UNREACHABLE, str(routes[0]))
