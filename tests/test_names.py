@@ -14,15 +14,20 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from aiortc import RTCConfiguration, RTCIceServer, RTCPeerConnection
 from certificates import make
 from test_checking import HOST, granting, serving
 
+from natprobe.lab.clock import run
+from natprobe.lab.internet import Internet
+from natprobe.sockets import HostNetwork
 from natprobe.stun import HEADER_SIZE, decode, message_length
 from natprobe.webrtc import Depth, IceServerCheck, IceServerState, check_ice_servers, choose_ice_servers
+from natprobe.webrtc.names import Name
+from natprobe.webrtc.outcome import Unusable
 
 DEAD = f"127.{os.getpid() >> 8 & 0x7F | 0x80}.{os.getpid() & 0xFF}.77"
 NAME = "turn.example"
@@ -232,8 +237,13 @@ async def test_a_final_dot_is_no_part_of_the_name_in_a_certificate(
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "224.0.0.1", "255.255.255.255", "240.0.0.1"])
-async def test_a_name_that_stands_for_no_host_is_not_followed(resolver: Callable[..., None], address: str) -> None:
-    resolver([address], [])
-    (found,) = await check_ice_servers([f"stun:{NAME}"], timeout=1.0, versions=[4])
-    assert (found.state, found.address) == (IceServerState.DNS, None)
-    assert found.reason == f"{NAME} stands for {address}, which is no address of a host"
+def test_a_name_that_stands_for_no_host_is_not_followed(address: str) -> None:
+    async def scene() -> None:
+        network = Internet(names={NAME: [address]}).host("198.51.100.9")
+        name = Name(cast(HostNetwork, network), NAME, [4])
+        await name.endpoints(4, 3478, asyncio.get_running_loop().time() + 1)
+
+    with pytest.raises(Unusable) as stopped:
+        run(scene())
+    assert stopped.value.state is IceServerState.DNS
+    assert stopped.value.reason == f"{NAME} stands for {address}, which is no address of a host"
