@@ -7,7 +7,7 @@ a connection that silence would have let come about.
 
 from __future__ import annotations
 
-from natprobe.behaviour import Dependence, Treatment, Verdict, not_determined
+from natprobe.behaviour import Certainty, Dependence, Treatment, Verdict, not_determined
 from natprobe.inference.facts import Facts, indexes, listing
 from natprobe.observation import Dialled
 
@@ -35,4 +35,7 @@ def judge_unsolicited_syn(facts: Facts, filtering: Verdict[Dependence]) -> Verdi
     outcome = refused[0][1].outcome
     value, what = _GETS[outcome]
     senders = listing(dict.fromkeys(fact.source.address for _, fact in refused if fact.outcome is outcome))
-    return Verdict(value, filtering.certainty, f"a SYN from {senders} {what}", indexes(refused))
+    certainty, says = filtering.certainty, ""
+    if answered and certainty is Certainty.CONFIRMED:  # no packet of it comes here
+        certainty, says = Certainty.LIKELY, ", by the word of the reflector alone"
+    return Verdict(value, certainty, f"a SYN from {senders} {what}{says}", indexes(refused))

@@ -43,10 +43,13 @@ def classify(lab: Lab, policy: str) -> Any:
     return report["ipv4"]
 
 
-@pytest.mark.parametrize("policy", ["none", "eim-eif", "apdm-apdf"])
 @pytest.mark.parametrize(
-    ("drop", "transport"),
-    [("udp dport {3478, 3479}", "udp"), ("tcp dport {3478, 3479}", "tcp")],
+    ("policy", "drop", "transport"),
+    [
+        ("none", "udp dport {3478, 3479}", "udp"),
+        ("apdm-apdf", "udp dport {3478, 3479}", "udp"),
+        ("eim-eif", "tcp dport {3478, 3479}", "tcp"),
+    ],
     indirect=["drop"],
 )
 @pytest.mark.usefixtures("drop")
