@@ -45,7 +45,9 @@ class Conversation:
         """The last reply, for what an Exchange does not keep."""
 
     @classmethod
-    async def open(cls, network: Network, started: float, local: Endpoint, remote: Endpoint) -> Self:
+    async def open(
+        cls, network: Network, started: float, local: Endpoint, remote: Endpoint, patience: float = TCP_PATIENCE
+    ) -> Self:
         """Connect from ``local``; a connection that is refused or not answered is a conversation that failed.
 
         The system repeats the SYN. Connecting anew would do it sooner, but with another sequence number, and a NAT that
@@ -54,7 +56,7 @@ class Conversation:
         opening = network.now()
         stream: Stream | Rejection | None = None
         try:
-            async with asyncio.timeout(TCP_PATIENCE):
+            async with asyncio.timeout(patience):
                 stream = await network.connect(local, remote)
         except NoRoute as none:
             stream = Rejection(remote, str(none), network.now())

@@ -31,6 +31,8 @@ from natprobe.system_errors import own_remedy
 from natprobe.version import VERSION
 
 STUN_PORT = 3478
+_PATIENCE_AGAIN = 2.4
+"""Seconds for a TCP connection where the path is known to be alive: greetings leave from fresh ports twice a second."""
 
 
 class Tier(IntEnum):
@@ -254,9 +256,9 @@ class _Run:
         reached = self._reached(other, setting.source.version)
         if not reached:
             return
-        again = replace(setting, port=0, filters_tested=asyncio.Barrier(1))
+        again = replace(setting, port=0, filters_tested=asyncio.Barrier(1), tcp_patience=_PATIENCE_AGAIN)
         known[silent], _ = await asyncio.gather(
-            _CORE[silent](again, list(dict.fromkeys([*servers, *reached]))), try_closed_port(setting, servers, silent)
+            _CORE[silent](again, list(dict.fromkeys([*servers, *reached]))), try_closed_port(again, servers, silent)
         )
         if not known[silent]:
             await ask_servers(setting, servers, other)  # they must be up at the end as well

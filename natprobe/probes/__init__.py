@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from natprobe.conversation import Conversation
+from natprobe.conversation import TCP_PATIENCE, Conversation
 from natprobe.endpoint import Address, Endpoint
 from natprobe.exchange import Mailbox
 from natprobe.extensions import cookie_attribute, filler_attribute
@@ -49,6 +49,8 @@ class Setting:
     second: Address | None = None
     partner: Partner | None = None
     deep: bool = False
+    tcp_patience: float = TCP_PATIENCE
+    """Longest wait for a TCP connection, in seconds."""
 
     def now(self) -> float:
         """Seconds since the start of the run."""
@@ -61,7 +63,7 @@ class Setting:
 
     async def conversation(self, local: Endpoint, remote: Endpoint) -> Conversation:
         """Open a TCP connection from ``local``; one that fails is a conversation that says so. Raises AddressBusy."""
-        return await Conversation.open(self.network, self.started, local, remote)
+        return await Conversation.open(self.network, self.started, local, remote, self.tcp_patience)
 
     async def free_tcp_port(self, port: int = 0) -> Endpoint:
         """Return a local endpoint that no other socket has: the one asked for, or what the system gives a listener."""

@@ -45,6 +45,8 @@ _STRIDE = ATTEMPTS // (TURNS - 1)
 """A turn takes as long as so many attempts from fresh ports: both kinds of source are done at the same time."""
 ROUNDS = 4
 """Requests to dial back, each for the sources whose silence does not convince by then."""
+_SLACK = 0.085
+"""Seconds that a connection back may take beyond one and a half round trips: for hosts and queues on the way."""
 _MOST_PATIENCE = 1.2
 """Seconds; as much as lets the attempts be as far apart as the reflector allows."""
 _SYN_REPEATED = 1.0
@@ -97,7 +99,7 @@ async def _dial_back(
 ) -> list[ConnectBack]:
     """Have the reflector dial back from some sources once, with controls beside; return what came of each."""
     rtt = min(conversation.handshake, setting.known_rtt() or conversation.handshake)
-    patience = min(0.1 + 1.5 * rtt, _MOST_PATIENCE)
+    patience = min(_SLACK + 1.5 * rtt, _MOST_PATIENCE)
     plan = DialPlan(tuple(map(_dial, sources.values())), patience / _STRIDE, patience)
     at = setting.now()
     async with _Controls(setting, conversation.remote, ATTEMPTS + 1, plan.spacing) as controls:
