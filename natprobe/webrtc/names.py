@@ -62,6 +62,8 @@ class Name:
             raise Silent(self.host, version) from None
         hosts = [address for address in addresses if scope_of(address) not in NO_HOST]
         if not hosts:
+            if self._literal:
+                raise Unusable(IceServerState.UNREACHABLE, f"{self.host} is no address of a host")
             raise Unusable(IceServerState.DNS, f"{self.host} stands for {addresses[0]}, which is no address of a host")
         routes = [await _route(self._network, Endpoint(address, port)) for address in hosts]
         reachable = [route for route in routes if isinstance(route, Endpoint)]

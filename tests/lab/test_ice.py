@@ -37,10 +37,10 @@ def explained(classified: Callable[[str, str], tuple[Report, Report]], ice_pair:
     return connect
 
 
-def reason(side: Side, cause: str) -> str:
-    """Return the reason of the finding that names this cause, which must be sure."""
+def reason(side: Side, cause: str, certainty: str = "confirmed") -> str:
+    """Return the reason of the finding that names this cause, which must be as sure as that."""
     (finding,) = (finding for finding in side.explanation["findings"] if finding["cause"] == cause)
-    assert finding["certainty"] == "confirmed"
+    assert finding["certainty"] == certainty
     return str(finding["reason"])
 
 
@@ -69,13 +69,13 @@ def test_blocked_udp_is_named_on_both_sides_and_a_relay_over_tcp_mends_it(
     explained: Connect, nat_lab_turn: Mapping[str, Any]
 ) -> None:
     pair = explained("udp-blocked", "eim-apdf")
-    assert reason(pair.home, "udp-blocked").startswith("this side's network lets no UDP out")
-    assert reason(pair.office, "udp-blocked").startswith("the peer's network lets no UDP out")
+    assert reason(pair.home, "udp-blocked", "likely").startswith("this side's network lets no UDP out")
+    assert reason(pair.office, "udp-blocked", "likely").startswith("the peer's network lets no UDP out")
     over_tcp = {**nat_lab_turn, "urls": nat_lab_turn["urls"].replace("udp", "tcp")}
     mended = explained("udp-blocked", "eim-apdf", turn=over_tcp)
     assert mended.connected
     assert mended.candidates[0] == "relay"
-    assert "UDP is blocked" in reason(mended.home, "relayed")
+    assert "UDP is blocked" in reason(mended.home, "relayed", "likely")
 
 
 def test_a_relay_connects_what_nothing_else_does(explained: Connect, nat_lab_turn: Mapping[str, Any]) -> None:
