@@ -118,13 +118,17 @@ class Facts:
     def doubt(self, cited: Iterable[Cited[Exchange]]) -> str | None:
         """Return why what servers report of this host may be true of their own side alone, or None.
 
-        A server at a public address that sees a private one, not this host's own, may stand behind a proxy or a NAT of
-        its own that everybody seems to come from; or on the same private network, by a route of its own.
+        A server at a public address that sees a private one, not this host's own, may stand behind a proxy or a NAT, as
+        which it sees everybody; or on the same private network, by another route. A port that is changed where the
+        address is kept is rarely a NAT's doing.
         """
         for _, exchange in cited:
             mapped, remote = exchange.mapped, exchange.remote
-            if not mapped or mapped.address == exchange.local.address:
+            local = exchange.local
+            if not mapped or mapped == local:
                 continue
+            if mapped.address == local.address and local.port:
+                return f"{remote} reports this host's own address with another port, which few NATs make of it"
             if remote.scope is Scope.GLOBAL and mapped.scope is not Scope.GLOBAL:
                 return f"{remote} reports the {mapped.scope} address {mapped.address}, perhaps of a NAT on its own side"
         return None
