@@ -185,6 +185,7 @@ class Mailbox:
             self._note_stray(datagram.source, f"what came back is no STUN message ({wrong})")
             return
         if message.class_ not in (Class.SUCCESS, Class.ERROR):
+            self._note_stray(datagram.source, "what came back is a STUN request or indication, not a response")
             return
         if message.transaction_id not in self._asked:
             self._note_stray(datagram.source, "what came back answers another question (wrong transaction ID)")

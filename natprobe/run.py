@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from natprobe.behaviour import Protocol
-from natprobe.endpoint import NO_HOST, Address, Endpoint, parse_address, split_server
+from natprobe.endpoint import NO_HOST, Address, Endpoint, parse_address, scope_of, split_server
 from natprobe.errors import CannotRun, NameNotFound, NoServerAnswered
 from natprobe.network import Network
 from natprobe.observation import Exchange, Observation, Outcome, Resolution
@@ -85,14 +85,18 @@ async def classify(
         raise ValueError("the quick tier does not test port reuse, for which a second source or a partner is")
     if partner and Protocol.TCP not in asked:
         raise ValueError("partners meet over TCP: it must be among the protocols")
-    second = parse_address(second_source) if second_source else None
+    wanted = _versions(versions, source)
+    second = _source_address(second_source) if second_source else None
     if second:
+        if second.version not in wanted:
+            raise ValueError(f"{second} is an IPv{second.version} address, and that version is not used")
+        if source and second == parse_address(source):
+            raise ValueError(f"the second source is the first one, {second}: another address of this host is wanted")
         (await network.datagrams(Endpoint(second, 0))).close()  # that it is not this host's is told before all else
     on_progress = on_progress or (lambda _: None)
     run = _Run(network, asked, port=port, second=second, partner=partner, tier=tier, on_progress=on_progress)
-    wanted = _versions(versions, source)
     resolved = await run.resolve(servers, wanted)
-    sources = await run.sources(resolved, parse_address(source) if source else None)
+    sources = await run.sources(resolved, _source_address(source) if source else None)
     await run.probe_all(sources, resolved)
     report = run.report(sources)
     if not report.reached:
@@ -101,11 +105,19 @@ async def classify(
     return report
 
 
+def _source_address(text: str) -> Address:
+    """Return a local address to send from. Raises ValueError for what is none, or none of one host."""
+    address = parse_address(text)
+    if scope_of(address) in NO_HOST:
+        raise ValueError(f"{text} is no address of one host: name one that `ip address` lists")
+    return address
+
+
 def _versions(versions: Iterable[int], source: str | None) -> tuple[int, ...]:
     wanted = tuple(versions)
     if source is None:
         return wanted
-    version = parse_address(source).version
+    version = _source_address(source).version
     if version not in wanted:
         raise ValueError(f"{source} is not an IPv{wanted[0]} address")
     return (version,)

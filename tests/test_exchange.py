@@ -260,8 +260,18 @@ def stranger(asked: Message, remote: Endpoint) -> tuple[bytes, Endpoint]:
         (lambda count, asked, remote: [(b"garbage", OTHER)], Outcome.SILENT, None),
         (lambda count, asked, remote: [stranger(asked, remote)], Outcome.UNREADABLE, "wrong transaction ID"),
         (lambda count, asked, remote: [stranger(asked, OTHER)], Outcome.SILENT, None),
+        (lambda count, asked, remote: [(asked.encode(), remote)], Outcome.UNREADABLE, "a STUN request or indication"),
     ],
-    ids=["silence", "misplaced", "one ICMP error", "garbage", "garbage of others", "stranger", "stranger elsewhere"],
+    ids=[
+        "silence",
+        "misplaced",
+        "one ICMP error",
+        "garbage",
+        "garbage of others",
+        "stranger",
+        "stranger elsewhere",
+        "echo",
+    ],
 )
 async def test_what_patience_ends_with(
     react: Callable[[int, Message, Endpoint], Iterable[Event]], outcome: Outcome, detail: str | None

@@ -11,6 +11,7 @@ import pytest
 
 from natprobe.behaviour import Certainty, Dependence, Protocol, Verdict
 from natprobe.endpoint import Endpoint
+from natprobe.errors import NOT_SENT, OWN_FIREWALL
 from natprobe.inference import Profile, conclude
 from natprobe.observation import (
     Arrival,
@@ -601,6 +602,7 @@ def asked(outcome: Outcome, protocol: Protocol, remote: Endpoint = R1, **fields:
     return hello(remote, **(base | fields))
 
 
+GATEWAY, FAR_ROUTER = Endpoint.of("10.64.1.1", 0), Endpoint.of("198.51.100.254", 0)
 YES, NO, WHO_KNOWS = True, False, None
 UDP_BY_TCP = {
     # What UDP brought: its verdict where TCP brought an answer, and where TCP brought none.
@@ -633,15 +635,33 @@ def test_the_reachability_of_tcp_by_what_udp_brought(udp: Outcome, tcp_: Outcome
     ("facts", "certainty"),
     [
         ([asked(SILENT, UDP), asked(ANSWERED, TCP, site=SITE)], LIKELY),
-        ([asked(REJECTED, UDP), asked(ANSWERED, TCP, site=SITE)], CONFIRMED),
+        ([asked(REJECTED, UDP), asked(ANSWERED, TCP, site=SITE)], LIKELY),
+        ([asked(REJECTED, UDP, source=GATEWAY), asked(ANSWERED, TCP, site=SITE)], CONFIRMED),
+        ([asked(REJECTED, UDP, source=FAR_ROUTER), asked(ANSWERED, TCP, site=SITE)], LIKELY),
         ([asked(SILENT, UDP, sent=2), asked(ANSWERED, TCP, site=SITE)], LIKELY),
         ([asked(SILENT, UDP), asked(ANSWERED, TCP)], LIKELY),
         (
-            [asked(o, p, r) for o, p in ((SILENT, UDP), (ANSWERED, TCP)) for r in (R1, ELSEWHERE)],
+            [asked(o, p, r, at=at) for o, p, at in ((SILENT, UDP, 0.0), (ANSWERED, TCP, 4.0)) for r in (R1, ELSEWHERE)],
             CONFIRMED,
         ),
+        (
+            [
+                *(asked(o, p, r) for o, p in ((SILENT, UDP), (ANSWERED, TCP)) for r in (R1, ELSEWHERE)),
+                asked(ANSWERED, TCP, ELSEWHERE, at=4.0),
+            ],
+            LIKELY,
+        ),
     ],
-    ids=["reflector", "rejected", "few copies", "one plain server", "two plain servers"],
+    ids=[
+        "reflector",
+        "rejected by who knows",
+        "rejected on this side",
+        "rejected near the server",
+        "few copies",
+        "one plain server",
+        "two plain servers",
+        "two, of which one died",
+    ],
 )
 def test_how_sure_it_is_that_udp_is_blocked(facts: list[Observation], certainty: Certainty) -> None:
     reachable = profile(*facts).reachable
@@ -816,3 +836,20 @@ def test_silence_after_unsolicited_packets_is_told_as_it_is() -> None:
 
 def test_a_mapping_that_moves_towards_all_was_not_moved_by_a_stranger() -> None:
     assert unknown(remap(*SAME_FOR_ALL, *CLOSED, *moved(1, contacted=MOVED)), f"towards {R1} changed as well")
+
+
+# --- what does not leave this host ------------------------------------------------------------------------------------
+
+
+def test_the_own_firewall_decides_only_where_it_keeps_back_all() -> None:
+    kept = asked(REJECTED, UDP, detail=OWN_FIREWALL, source=None)
+    alone = profile(kept, asked(ANSWERED, TCP, site=SITE)).reachable
+    assert (alone.value, alone.certainty) == (False, CONFIRMED)
+    assert f"does not leave this host: {OWN_FIREWALL}" in alone.reason
+    beside = profile(kept, asked(SILENT, UDP, ELSEWHERE), asked(ANSWERED, TCP, ELSEWHERE, site=SITE)).reachable
+    assert beside.certainty is not CONFIRMED
+
+
+def test_what_was_not_sent_is_no_silence() -> None:
+    unsent = asked(REJECTED, UDP, detail=f"{NOT_SENT}: network is unreachable", source=None)
+    assert unknown(profile(unsent, asked(ANSWERED, TCP, site=SITE)).reachable, "nothing was sent to")

@@ -254,3 +254,18 @@ async def test_udp_is_the_control_where_tcp_alone_was_asked_for(reflector: Refle
     assert report.ipv4.tcp
     assert report.ipv4.tcp.reachable.value is False
     assert "while UDP reaches the same server" in report.ipv4.tcp.reachable.reason
+
+
+@pytest.mark.parametrize("source", ["224.0.0.1", "0.0.0.0", "255.255.255.255", "ff02::1", "::"])
+async def test_a_source_that_no_host_has_is_refused(source: str) -> None:
+    with pytest.raises(ValueError, match="no address of one host"):
+        await classify([PRIMARY], source=source)
+    with pytest.raises(ValueError, match="no address of one host"):
+        await classify([PRIMARY], second_source=source)
+
+
+async def test_a_second_source_that_is_the_first_or_of_another_version_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"the second source is the first one, 127\.0\.0\.1"):
+        await classify([PRIMARY], source="127.0.0.1", second_source="127.0.0.1")
+    with pytest.raises(ValueError, match=r"2001:db8::1 is an IPv6 address"):
+        await classify([PRIMARY], versions=[4], second_source="2001:db8::1")

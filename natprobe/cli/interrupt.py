@@ -68,8 +68,8 @@ def _waking(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         except ValueError:  # only the main thread may
             yield
             return
-        loop.add_reader(here, here.recv, 64)
         try:
+            loop.add_reader(here, here.recv, 64)
             yield
         finally:
             loop.remove_reader(here)
@@ -82,6 +82,13 @@ def run(main: Coroutine[Any, Any, T]) -> T:
     Ctrl-C cancels the coroutine, and KeyboardInterrupt is raised when that and the loop have ended; a second one ends
     the process at once.
     """
+    try:
+        return _run(main)
+    finally:
+        main.close()  # where Ctrl-C came before it was begun; Python would complain that it never was
+
+
+def _run(main: Coroutine[Any, Any, T]) -> T:
     import asyncio
 
     task: asyncio.Task[T] | None = None
@@ -100,13 +107,15 @@ def run(main: Coroutine[Any, Any, T]) -> T:
         task = asyncio.current_task()
         with _waking(asyncio.get_running_loop()):
             if heard:
-                main.close()
                 raise asyncio.CancelledError
             return await main
 
     try:
         with on_interrupt(cancel), asyncio.Runner() as runner:
             result = runner.run(cancellable())
+    except OSError:  # no descriptor may be left for the loop, and the finalizer of half a loop fails
+        sys.unraisablehook = _unraisable
+        raise
     except asyncio.CancelledError:
         if not heard:
             raise

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from natprobe.behaviour import Certainty, Protocol, Verdict, not_determined
-from natprobe.endpoint import Endpoint
+from natprobe.endpoint import Endpoint, Scope
 from natprobe.errors import NOT_SENT, OWN_FIREWALL
 from natprobe.inference.facts import Facts, indexes, listing, own
 from natprobe.observation import Exchange, Outcome, Purpose
@@ -22,9 +22,6 @@ T = TypeVar("T")
 
 ENOUGH_COPIES = 5
 """Copies unanswered on a path that loses one round trip in three: 0.4 %; in five: 0.03 %."""
-
-_BY_RESET = ("connection refused", "connection reset by peer")
-"""A reset bears the address of the server, whoever sends it."""
 
 
 def judge_reachability(facts: Facts) -> Verdict[bool]:
@@ -59,12 +56,13 @@ def _not_as_asked(facts: Facts) -> Verdict[bool] | None:
 
 def _not_sent(facts: Facts) -> Verdict[bool] | None:
     """Return the verdict where this host itself kept back what was sent; None where it did not."""
-    for index, exchange in facts.asked:
-        if exchange.detail == OWN_FIREWALL:
-            reason = f"{facts.protocol.upper()} to {exchange.remote} does not leave this host: {OWN_FIREWALL}"
-            return Verdict(False, Certainty.CONFIRMED, reason, (index,))
-        if (exchange.detail or "").startswith(NOT_SENT):
-            return not_determined(f"nothing was sent to {exchange.remote} ({exchange.detail})", (index,))
+    asked = [exchange for _, exchange in facts.asked]
+    name, where = facts.protocol.upper(), listing(dict.fromkeys(exchange.remote for exchange in asked))
+    if all(exchange.detail == OWN_FIREWALL for exchange in asked):
+        reason = f"{name} to {where} does not leave this host: {OWN_FIREWALL}"
+        return Verdict(False, Certainty.CONFIRMED, reason, indexes(facts.asked))
+    if all(exchange.detail == OWN_FIREWALL or (exchange.detail or "").startswith(NOT_SENT) for exchange in asked):
+        return not_determined(f"nothing was sent to {where} ({asked[0].detail})", indexes(facts.asked))
     return None
 
 
@@ -147,17 +145,25 @@ def _blocked(facts: Facts) -> Verdict[bool]:
     certain = sum(map(_copies, asked)) >= ENOUGH_COPIES
     if not serves:
         reason, certain = f"{reason} (unless that serves no {name})", False
-    elif any(exchange.outcome is Outcome.REJECTED and exchange.detail not in _BY_RESET for exchange in asked):
+    elif any(map(_rejected_on_this_side, asked)):
         certain = True
-    elif _independent(reached) < 2:
+    elif _independent(reached, asked) < 2:
         doubt = f"unless that server's own firewall keeps {name} out; a second server would settle it"
         reason, certain = f"{reason} ({doubt})", False
     return Verdict(False, Certainty.CONFIRMED if certain else Certainty.LIKELY, reason, evidence)
 
 
-def _independent(reached: list[Exchange]) -> int:
-    """Return how many of the servers that were named are reached: a reflector is one, whatever its addresses."""
-    named = [exchange for exchange in reached if exchange.purpose in (Purpose.HELLO, Purpose.CONTROL)]
+def _rejected_on_this_side(exchange: Exchange) -> bool:
+    """Return whether an ICMP error came from an address that is no part of the public server's own network."""
+    sender = exchange.source if exchange.outcome is Outcome.REJECTED else None
+    return sender is not None and sender.scope is not Scope.GLOBAL and exchange.remote.scope is Scope.GLOBAL
+
+
+def _independent(reached: list[Exchange], asked: list[Exchange]) -> int:
+    """Return how many of the servers that were named are up after these questions failed: a reflector counts once."""
+    failed = min(exchange.at + exchange.waited for exchange in asked)
+    late = [exchange for exchange in reached if exchange.at + exchange.waited >= failed]
+    named = [exchange for exchange in late if exchange.purpose in (Purpose.HELLO, Purpose.CONTROL)]
     return len({exchange.instance or exchange.remote.address for exchange in named})
 
 

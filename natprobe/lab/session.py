@@ -24,7 +24,7 @@ def open_lab(backend: str = "namespaces", **options: Any) -> Lab:
     Raises LabUnavailable where this machine cannot have it and ValueError for a backend that does not exist.
     """
     if backend not in BACKENDS:
-        raise ValueError(f"no lab is made of {backend!r}: {', '.join(BACKENDS)}")
+        raise ValueError(f"no lab of processes is made of {backend!r}: {', '.join(BACKENDS)}")
     return BACKENDS[backend](**options)
 
 

@@ -129,7 +129,7 @@ async def _outcome(dialling: socket.socket, target: Endpoint, patience: float, t
         if not _connected(dialling):
             return DialOutcome.SILENT
     except OSError as failed:
-        return _failure(dialling, failed)
+        return _failure(dialling, target, failed)
     try:
         async with asyncio.timeout(ECHO_PATIENCE):
             return await _echoed(dialling, token)
@@ -155,21 +155,35 @@ async def _echoed(dialling: socket.socket, token: bytes) -> DialOutcome:
     return DialOutcome.ACCEPTED if heard == token else DialOutcome.CONNECTED
 
 
-def _failure(dialling: socket.socket, failed: OSError) -> DialOutcome:
-    if failed.errno in _UNREACHABLE or (failed.errno == errno.ECONNREFUSED and _icmp(dialling)):
-        return DialOutcome.UNREACHABLE
+def _failure(dialling: socket.socket, target: Endpoint, failed: OSError) -> DialOutcome:
+    """Return what a connection failed by; what this host itself keeps back says nothing of the client's filter."""
+    sender = _icmp_sender(dialling)
+    if sender is not None:
+        here = sender == dialling.getsockname()[0] != str(target.address)
+        return DialOutcome.NOT_DIALLED if here else DialOutcome.UNREACHABLE
     if failed.errno in (errno.ECONNREFUSED, errno.ECONNRESET):
         return DialOutcome.REFUSED
+    if failed.errno in _UNREACHABLE and not _LINUX:
+        return DialOutcome.UNREACHABLE
     return DialOutcome.NOT_DIALLED
 
 
-def _icmp(dialling: socket.socket) -> bool:
-    """Whether ICMP told of the failure: a port unreachable, which is what a firewall sends, reads like an RST."""
+def _icmp_sender(dialling: socket.socket) -> str | None:
+    """Return whose ICMP error ended a connection; None where none did: a port unreachable reads like an RST."""
     if not _LINUX:
-        return False
+        return None
     try:
         _, ancillary, _, _ = dialling.recvmsg(0, 512, socket.MSG_ERRQUEUE)
     except OSError:
-        return False
-    errors = (_EXTENDED_ERROR.unpack_from(data) for _, _, data in ancillary if len(data) >= _EXTENDED_ERROR.size)
-    return any(origin in _FROM_ICMP for _, origin, *_ in errors)
+        return None
+    for _, _, data in ancillary:
+        if len(data) >= _EXTENDED_ERROR.size and _EXTENDED_ERROR.unpack_from(data)[1] in _FROM_ICMP:
+            return _address(data[_EXTENDED_ERROR.size :])
+    return None
+
+
+def _address(sockaddr: bytes) -> str:
+    """Return the address of a struct sockaddr; "" for one of another family."""
+    family = int.from_bytes(sockaddr[:2], sys.byteorder)
+    where = {int(socket.AF_INET): slice(4, 8), int(socket.AF_INET6): slice(8, 24)}.get(family)
+    return socket.inet_ntop(family, sockaddr[where]) if where else ""
