@@ -562,9 +562,20 @@ def test_a_volley_says_nothing_of_tcp_nor_a_connect_back_of_udp() -> None:
         hello(protocol=TCP),
         *volleys(*GRID[1:]),
         *(dialled(Dialled.REFUSED, source) for source in DIALS),
+        *(replace(fact, protocol=TCP, at=1.0) for fact in mapping(dict.fromkeys(GRID, outside(1)))),
     ]
     assert profile(*facts).filtering.value is EI
     assert profile(*facts, protocol=TCP).filtering.value is APD
+
+
+@pytest.mark.parametrize("outcome", [Dialled.REFUSED, Dialled.UNREACHABLE])
+def test_a_refusal_counts_only_from_an_address_that_is_alive(outcome: Dialled) -> None:
+    """The reflector's own host may be what refuses: an address of it that answers nobody shows nothing."""
+    refused = [dialled(outcome, source) for source in DIALS]
+    assert tcp(*refused).filtering.value is APD
+    dead = tcp(*refused, alive=[R1, R1_OTHER]).filtering
+    assert dead.value is None
+    assert f"the reflector's other address {R2.address} did not answer either" in dead.reason
 
 
 def test_held_connections_are_counted_by_both_ends() -> None:

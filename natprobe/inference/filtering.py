@@ -242,26 +242,33 @@ def _dialled(facts: Facts, made: list[ConnectBack]) -> Finding:
     if dialled.outcome is Dialled.MISPLACED:
         where = f"came from {dialled.came_from}" if dialled.came_from else "was reported but never reached this host"
         return Finding(None, False, f"could not be used: its connection {where}")
-    if dialled.outcome is not Dialled.SILENT:
-        return _DIALLED[dialled.outcome]
-    return _silent_dials(facts, made)
+    if dialled.outcome is Dialled.SILENT:
+        return _silent_dials(facts, made)
+    finding = _DIALLED[dialled.outcome]
+    if finding.passed is False and (dead := _not_from_there(facts, made)):
+        return Finding(None, False, f"{finding.why}, but {dead}")
+    return finding
 
 
 def _silent_dials(facts: Facts, made: list[ConnectBack]) -> Finding:
     counted = tally_dials(made)
     beside = "" if made[0].controls is None else f", {counted.controls} controls answered"
     tried = f"({counted.rounds} times tried{beside})"
-    remote, source = made[0].remote, made[0].source
-    if counted.chance > (FEW if source.port else SUGGESTIVE):
+    if counted.chance > (FEW if made[0].source.port else SUGGESTIVE):
         return Finding(None, False, f"stayed silent {tried}, too few to tell a filter from loss")
-    server = facts.server(remote)
-    dead = _dead_address(facts, server, source, max(one.at + one.waited for one in made)) if server else None
-    if remote in facts.shared:
-        dead = many_servers([remote])
-    if dead:
+    if dead := _not_from_there(facts, made):
         return Finding(None, False, f"stayed silent {tried}, but {dead}")
     few = counted.chance > SUGGESTIVE
     return Finding(False, counted.chance <= CONVINCING, f"did not come in {tried}", few)
+
+
+def _not_from_there(facts: Facts, made: list[ConnectBack]) -> str | None:
+    """Return why connect-backs may not have left from their source at all, or None."""
+    remote, source = made[0].remote, made[0].source
+    if remote in facts.shared:
+        return many_servers([remote])
+    server = facts.server(remote)
+    return _dead_address(facts, server, source, max(one.at + one.waited for one in made)) if server else None
 
 
 def _was_told(facts: Facts, dialled: ConnectBack) -> bool:
