@@ -145,3 +145,10 @@ def test_ctrl_c_ends_the_lab_with_the_command() -> None:
         _, stderr = process.communicate(timeout=10)
     assert process.returncode == 130
     assert "Traceback" not in stderr
+
+
+def test_a_backend_that_does_not_exist_is_refused_with_those_that_do() -> None:
+    command = [sys.executable, "-m", "natprobe", "demo", "--backend", "bogus"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "'bogus' is no backend of the lab: choose namespaces, docker or memory" in ended.stderr

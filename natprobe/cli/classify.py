@@ -41,7 +41,10 @@ def classify(
         str | None, typer.Option(metavar="ADDR", help="Another local address, to test port reuse with.")
     ] = None,
     partner: Annotated[
-        bool, typer.Option("--partner", help="Meet another host behind the NAT, started likewise, to test port reuse.")
+        bool,
+        typer.Option(
+            "--partner", help="Pair with a second `natprobe --partner` behind the same NAT to test port reuse."
+        ),
     ] = False,
     port: Annotated[str, typer.Option(metavar="N", help="Test mappings from this local port.")] = "0",
     only: Annotated[str | None, typer.Option(metavar="udp|tcp", help="Test this protocol alone.")] = None,

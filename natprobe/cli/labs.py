@@ -68,6 +68,10 @@ def classifier(backend: str | None, progress: Progress) -> Iterator[Classifier]:
     if backend == MEMORY:
         yield Classifier(None)
         return
+    from natprobe.lab.session import BACKENDS
+
+    if backend not in (None, *BACKENDS):
+        raise ValueError(f"{backend!r} is no backend of the lab: choose {', '.join(BACKENDS)} or {MEMORY}")
     try:
         lab = build(backend or "namespaces", progress)
     except LabUnavailable as reason:
