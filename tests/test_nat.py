@@ -731,3 +731,13 @@ def test_details_survive_json_and_what_is_wrong_is_named() -> None:
 def test_linux_has_its_own_lifetimes() -> None:
     assert LINUX[UDP].lifetimes(UDP)[:2] == (30, 120)
     assert Details().lifetimes(TCP) == (240, 7440, 240)
+
+
+def test_what_may_not_leave_is_refused_by_the_gateways_inside_address() -> None:
+    """From there a client can tell that it was not the server's own network that refused."""
+    nat = Nat(PRESETS["udp-rejected"], (parse_address("198.51.100.1"),), random.Random(1))
+    client, server = Endpoint.parse("10.64.1.10:40000"), Endpoint.parse("198.51.100.10:3478")
+    refused = nat.outbound(Packet(Protocol.UDP, client, server), 0.0)
+    assert isinstance(refused, Dropped)
+    assert refused.reply
+    assert str(refused.reply.source.address) == "10.64.1.1"

@@ -18,6 +18,7 @@ import random
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from ipaddress import ip_network
 from typing import NamedTuple
 
 from natprobe.behaviour import Dependence, Hairpinning, PortReuse, Protocol, Treatment
@@ -77,7 +78,7 @@ class Nat:
         if packet.error and not self._routes(policy):
             return self._error_outbound(packet, packet.error, now)
         if policy.outbound is not Treatment.ACCEPTED:
-            return self._refusal("blocked", packet, policy.outbound)
+            return self._refusal("blocked", packet, policy.outbound, Way.OUT)
         if self._routes(policy):
             return packet
         if self.policy.translated and packet.destination.address in self.addresses:
@@ -114,7 +115,7 @@ class Nat:
     def _new_mapping(self, packet: Packet, policy: ProtocolPolicy, now: float) -> Mapping | Dropped:
         internal, protocol = packet.source, packet.protocol
         if self._over_quota(internal, policy, now):
-            return self._refusal("over quota", packet, policy.details.over_quota)
+            return self._refusal("over quota", packet, policy.details.over_quota, Way.OUT)
         permits = self._host_permits[protocol, internal.address] if policy.details.filter_per_host else {}
         untranslated = () if self.policy.translated else (internal,)
         for external in untranslated or self._ports[protocol].candidates(internal, packet.destination):
@@ -162,7 +163,7 @@ class Nat:
     def _hairpin(self, packet: Packet, policy: ProtocolPolicy, now: float) -> Hairpinned | Dropped:
         how = policy.details.hairpinning
         if how is Hairpinning.NONE:
-            return self._refusal("no hairpinning", packet, Treatment.ACCEPTED)
+            return self._refusal("no hairpinning", packet, Treatment.ACCEPTED, Way.OUT)
         session = self._session_for(packet, policy, now)
         if isinstance(session, Dropped):
             return session
@@ -219,7 +220,7 @@ class Nat:
             own = Session(None, packet.source, now)
             own.expires = now + self._lifetimes[packet.protocol][Phase.OPENING]
             self._outside[packet.protocol, packet.destination, packet.source] = own
-        refusal = self._refusal("unsolicited", packet, policy.unsolicited)
+        refusal = self._refusal("unsolicited", packet, policy.unsolicited, Way.IN)
         return refusal._replace(after=policy.details.unsolicited_after)
 
     def still_unsolicited(self, packet: Packet, now: float) -> bool:
@@ -263,8 +264,9 @@ class Nat:
         told = Icmp(error.reason, about.sent_from(internal))
         return packet._replace(destination=internal.with_port(0), error=told)
 
-    def _refusal(self, reason: str, packet: Packet, treatment: Treatment) -> Dropped:
-        by = self.addresses[0] if self.addresses else packet.destination.address
+    def _refusal(self, reason: str, packet: Packet, treatment: Treatment, way: Way) -> Dropped:
+        outside = self.addresses[0] if self.addresses else packet.destination.address
+        by = gateway_of(packet.source.address) if way is Way.OUT else outside
         match treatment, packet.protocol:
             case Treatment.DROPPED, _:
                 return Dropped(reason)
@@ -274,6 +276,11 @@ class Nat:
                 return Dropped(reason, reset(packet))
             case _:
                 return Dropped(reason, unreachable(packet, Unreachable.PORT, by))
+
+
+def gateway_of(host: Address) -> Address:
+    """Return the address that the gateway of a host has in its network: the first one of its /24 or /64."""
+    return ip_network((host, 24 if host.version == 4 else 64), strict=False)[1]
 
 
 def _admits(session: Session, packet: Packet, policy: ProtocolPolicy, now: float) -> bool:
