@@ -687,6 +687,22 @@ def test_an_answer_given_at_once_always_comes_back_to_who_asked(
             assert nat.passes(remote, result.source, protocol, answers) == source
 
 
+def test_of_two_flows_on_one_endpoint_to_one_remote_the_last_to_ask_is_answered() -> None:
+    """Also where it had asked before the other one."""
+    shared = ProtocolPolicy(
+        Dependence.ADDRESS_DEPENDENT,
+        Dependence.ENDPOINT_INDEPENDENT,
+        PortAssignment.PRESERVING,
+        PortReuse.OVERLOADING,
+        Treatment.ACCEPTED,
+    )
+    nat = bench(shared)
+    for source in (at(HOST, 2001), at(NEIGHBOUR, 2001), at(HOST, 2001)):
+        result = nat.nat.outbound(Packet(UDP, source, A1), nat.tick(0.001))
+        assert isinstance(result, Packet)
+        assert nat.passes(A1, result.source) == source
+
+
 @settings(deadline=None, max_examples=60)
 @given(POLICIES, STEPS, st.sampled_from([A1, A2, B1, B2]))
 def test_nobody_comes_in_to_whom_the_filter_would_not_let(

@@ -88,6 +88,8 @@ class Nat:
             return session
         self._note(session, packet, policy, Way.OUT, now)
         assert session.mapping is not None
+        # Where two flows to one remote share an external endpoint, the answer is for the one that asked last.
+        self._outside[packet.protocol, session.mapping.external, packet.destination] = session
         return packet.sent_from(session.mapping.external)
 
     def _session_for(self, packet: Packet, policy: ProtocolPolicy, now: float) -> Session | Dropped:
